@@ -1,0 +1,216 @@
+"""The one door between sync and async, and helpers for code that has both colours."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import weakref
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from langchain_llmops.core.errors import LLMOpsError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Coroutine, Hashable
+
+__all__ = ["DOOR", "Door", "PerLoop", "SingleFlight", "drive", "run_sync"]
+
+T = TypeVar("T")
+
+
+def drive(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Finish a coroutine that runs on blocking drivers, without an event loop.
+
+    Raises `LLMOpsError` if it suspends: then it was given an async driver.
+    """
+    try:
+        coroutine.send(None)
+    except StopIteration as stop:
+        result: T = stop.value
+        return result
+    coroutine.close()
+    raise LLMOpsError("a coroutine meant for blocking drivers suspended; open its store with blocking=True")
+
+
+class Door:
+    """A private daemon event loop for work that must be one per process.
+
+    Started on first use and made anew after a fork. `run_sync` is for sync callers, also inside a running loop
+    (a notebook cell); `cross` is for coroutines of another loop. Context variables travel with the call.
+    """
+
+    def __init__(self, name: str = "llmops-door") -> None:
+        self._name = name
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._pid = 0
+
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The running private loop."""
+        if self._loop is None or self._pid != os.getpid():
+            self._start()
+        assert self._loop is not None  # noqa: S101 - _start has just set it
+        return self._loop
+
+    def inside(self) -> bool:
+        """Whether the caller runs on the private loop's own thread."""
+        thread = self._thread
+        return thread is not None and self._pid == os.getpid() and thread is threading.current_thread()
+
+    def submit(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
+        """Start a coroutine on the private loop from any thread."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop())
+
+    def run_sync(self, coroutine: Coroutine[Any, Any, T], timeout_s: float | None = None) -> T:
+        """Run a coroutine on the private loop and wait; `TimeoutError` cancels it."""
+        if self.inside():
+            coroutine.close()
+            raise LLMOpsError("a sync call was made on the library's own loop thread; await the async method")
+        future = self.submit(coroutine)
+        try:
+            return future.result(timeout_s)
+        except BaseException:
+            future.cancel()
+            raise
+
+    async def cross(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Await a coroutine on the private loop from any loop; cancelling the wait cancels the work."""
+        if self.inside():
+            return await coroutine
+        return await asyncio.wrap_future(self.submit(coroutine))
+
+    def _start(self) -> None:
+        if self._pid != os.getpid():
+            self._lock = threading.Lock()
+        with self._lock:
+            if self._loop is not None and self._pid == os.getpid():
+                return
+            loop = asyncio.new_event_loop()
+            self._thread = threading.Thread(target=_serve, args=(loop,), name=self._name, daemon=True)
+            self._thread.start()
+            self._pid = os.getpid()
+            self._loop = loop
+
+
+def _serve(loop: asyncio.AbstractEventLoop) -> None:
+    asyncio.set_event_loop(loop)
+    loop.run_forever()
+
+
+DOOR = Door()
+
+
+def run_sync(coroutine: Coroutine[Any, Any, T], timeout_s: float | None = None) -> T:
+    """`DOOR.run_sync`: the process's one way from sync code into coroutines."""
+    return DOOR.run_sync(coroutine, timeout_s)
+
+
+class PerLoop(Generic[T]):
+    """One value per running event loop: asyncio clients cannot be shared between loops, nor across a fork."""
+
+    def __init__(self, factory: Callable[[], T]) -> None:
+        self._factory = factory
+        self._values: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, T] = weakref.WeakKeyDictionary()
+        self._pid = os.getpid()
+        self._lock = threading.Lock()
+
+    def get(self) -> T:
+        """The value of the running loop, made on first use."""
+        loop = asyncio.get_running_loop()
+        if self._pid != os.getpid():
+            self._values, self._pid, self._lock = weakref.WeakKeyDictionary(), os.getpid(), threading.Lock()
+        value = self._values.get(loop)
+        if value is None:
+            with self._lock:
+                value = self._values[loop] = self._factory()
+        return value
+
+    def pop(self) -> T | None:
+        """Forget and return the running loop's value."""
+        with self._lock:
+            return self._values.pop(asyncio.get_running_loop(), None)
+
+    def items(self) -> list[tuple[asyncio.AbstractEventLoop, T]]:
+        """Every live loop with its value."""
+        with self._lock:
+            return list(self._values.items())
+
+
+class _Flight:
+    def __init__(self, loop: asyncio.AbstractEventLoop | None) -> None:
+        self.loop = loop
+        self.done: Future[tuple[bool, Any]] = Future()
+
+
+class SingleFlight:
+    """Identical concurrent calls run once; sync and async callers of all threads and loops share the flight.
+
+    A leader that fails or is cancelled raises for itself alone, and the next waiter leads.
+    """
+
+    def __init__(self) -> None:
+        self._flights: dict[Hashable, _Flight] = {}
+        self._lock = threading.Lock()
+
+    async def run(self, key: Hashable, call: Callable[[], Awaitable[T]]) -> T:
+        """The result of `call()`, made by this caller or shared from the one in flight."""
+        while True:
+            flight, leads = self._join(key, asyncio.get_running_loop())
+            if leads:
+                return await self._lead(key, flight, call)
+            landed, value = await asyncio.shield(asyncio.wrap_future(flight.done))
+            if landed:
+                return value  # type: ignore[no-any-return] # a flight carries its own key's type
+
+    def run_blocking(self, key: Hashable, call: Callable[[], T]) -> T:
+        """The same for sync callers; one that would wait on its own loop calls by itself instead."""
+        own = _running_loop()
+        while True:
+            flight, leads = self._join(key, own)
+            if leads:
+                return self._lead_blocking(key, flight, call)
+            if own is not None and flight.loop is own:
+                return call()
+            landed, value = flight.done.result()
+            if landed:
+                return value  # type: ignore[no-any-return] # as above
+
+    def _join(self, key: Hashable, loop: asyncio.AbstractEventLoop | None) -> tuple[_Flight, bool]:
+        with self._lock:
+            flight = self._flights.get(key)
+            if flight is not None:
+                return flight, False
+            flight = self._flights[key] = _Flight(loop)
+            return flight, True
+
+    async def _lead(self, key: Hashable, flight: _Flight, call: Callable[[], Awaitable[T]]) -> T:
+        try:
+            value = await call()
+        except BaseException:
+            self._land(key, flight, (False, None))
+            raise
+        self._land(key, flight, (True, value))
+        return value
+
+    def _lead_blocking(self, key: Hashable, flight: _Flight, call: Callable[[], T]) -> T:
+        try:
+            value = call()
+        except BaseException:
+            self._land(key, flight, (False, None))
+            raise
+        self._land(key, flight, (True, value))
+        return value
+
+    def _land(self, key: Hashable, flight: _Flight, outcome: tuple[bool, Any]) -> None:
+        with self._lock:
+            self._flights.pop(key, None)
+        flight.done.set_result(outcome)
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None

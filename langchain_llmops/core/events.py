@@ -1,0 +1,103 @@
+"""What happened, and the bus that tells whoever listens."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from langchain_llmops.core.types import CallRecord, ErrorKind, Identity
+
+__all__ = ["Bus", "CacheLooked", "CallFinished", "Event", "FellBack", "Retried", "Routed"]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Base of all facts on the bus."""
+
+
+@dataclass(frozen=True, slots=True)
+class CallFinished(Event):
+    """A model call, tool call or turn ended, well or badly."""
+
+    record: CallRecord
+
+
+@dataclass(frozen=True, slots=True)
+class CacheLooked(Event):
+    """A cache was asked: `outcome` is `hit`, `miss`, `bypass` or `error`; `level` is set on a hit or an error."""
+
+    outcome: str
+    level: str | None = None
+    identity: Identity | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Routed(Event):
+    """The router chose a route, for the reasons given."""
+
+    route: str
+    model: str
+    reasons: tuple[str, ...]
+    identity: Identity | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Retried(Event):
+    """A rung is asked again after a retryable error; `wait_s` is the pause before it."""
+
+    model: str
+    error_kind: ErrorKind
+    attempt: int
+    wait_s: float
+    identity: Identity | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FellBack(Event):
+    """A chain moved on to its next rung."""
+
+    from_model: str
+    to_model: str
+    error_kind: ErrorKind
+    identity: Identity | None = None
+
+
+class Bus:
+    """Tells every subscriber, in order of subscription, on the caller's thread.
+
+    A subscriber that raises never hurts the call: it is counted in `failures` by name and logged once.
+    """
+
+    def __init__(self) -> None:
+        self._subscribers: tuple[Callable[[Event], None], ...] = ()
+        self.failures: Counter[str] = Counter()
+
+    def subscribe(self, subscriber: Callable[[Event], None]) -> Callable[[], None]:
+        """Add a reader; the returned function removes it."""
+        self._subscribers = (*self._subscribers, subscriber)
+
+        def unsubscribe() -> None:
+            self._subscribers = tuple(s for s in self._subscribers if s is not subscriber)
+
+        return unsubscribe
+
+    def publish(self, event: Event) -> None:
+        """Tell every reader."""
+        for subscriber in self._subscribers:
+            try:
+                subscriber(event)
+            except Exception:  # noqa: BLE001 - an observer must not break the observed call
+                self._count(subscriber)
+
+    def _count(self, subscriber: Callable[[Event], None]) -> None:
+        name = getattr(subscriber, "__qualname__", type(subscriber).__qualname__)
+        self.failures[name] += 1
+        if self.failures[name] == 1:
+            _log.exception("a reader of events failed and is only counted from now on: %s", name)

@@ -1,0 +1,94 @@
+"""The only reader of the environment: every `LLMOPS_*` variable, its default and its meaning."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from platformdirs import user_data_path
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from langchain_llmops.core.errors import ConfigurationError
+from langchain_llmops.core.redaction import redact
+
+__all__ = ["CacheScope", "Settings"]
+
+CacheScope = Literal["shared", "user", "session"]
+PREFIX = "LLMOPS_"
+
+
+class Settings(BaseSettings):
+    """Everything that can be set; each field is also the variable `LLMOPS_<FIELD>`.
+
+    Raises `ConfigurationError` with one line that names the variable.
+    """
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True, hide_input_in_errors=True)
+
+    state_dir: Path = Field(
+        default_factory=lambda: user_data_path("langchain-llmops"),
+        description="Folder of the embedded ledger, cache, checkpoints and archive.",
+    )
+    redis_url: SecretStr | None = Field(None, description="Shared cache and hot checkpoints: `redis://host:6379/0`.")
+    postgres_url: SecretStr | None = Field(
+        None, description="Ledger and durable checkpoints: `postgresql://user:password@host/db` (extra `postgres`)."
+    )
+    objects_url: SecretStr | None = Field(
+        None, description="Archive of closed sessions: `s3://bucket/prefix`, `gs://…`, `az://…` or `file:///folder`."
+    )
+    tenant: str = Field("default", min_length=1, description="Tenant of this process; part of every cache key.")
+    log_content: bool = Field(default=False, description="Store prompts and answers in the ledger and in log lines.")
+    log_calls: str = Field(
+        "logging",
+        description="JSON line per call: `logging` (logger `langchain_llmops.calls`), `stderr`, `off` or a file path.",
+    )
+    prices_file: Path | None = Field(None, description="JSON file of price overrides, US dollars per million tokens.")
+    cache: bool = Field(default=True, description="Whether models built by `LLMOps` use the cache.")
+    cache_scope: CacheScope = Field("shared", description="Who may share a cached answer: `shared`, `user`, `session`.")
+    cache_tool_calls: bool = Field(default=False, description="Whether answers that call tools are cached too.")
+    cache_l1_ttl_s: float = Field(60.0, gt=0, description="Seconds an answer stays in process memory.")
+    cache_l1_max_bytes: int = Field(64 * 1024 * 1024, gt=0, description="Bytes of answers kept in process memory.")
+    cache_l2_ttl_s: float = Field(3600.0, gt=0, description="Seconds an answer stays in Redis or SQLite.")
+    request_timeout_s: float = Field(60.0, gt=0, description="Timeout of one attempt at a model.")
+    max_attempts: int = Field(3, ge=1, le=20, description="Attempts per rung of a fallback chain, the first included.")
+    retry_base_s: float = Field(
+        0.5, gt=0, description="First pause before a retry; doubles each time, with full jitter."
+    )
+    retry_max_s: float = Field(20.0, gt=0, description="Longest pause before a retry.")
+    router_max_simple_tokens: int = Field(
+        600, gt=0, description="Longest last user message, in tokens, that a simple model may answer."
+    )
+    hot_ttl_s: float = Field(
+        300.0, gt=0, description="Seconds a conversation stays in the hot tier after its last turn."
+    )
+    ledger_buffer: int = Field(
+        10_000, gt=0, description="Records buffered before the ledger drops (and counts) new ones."
+    )
+    store_timeout_s: float = Field(5.0, gt=0, description="Timeout of one operation on Redis, PostgreSQL or objects.")
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise ConfigurationError(_one_line(error)) from None
+
+    @classmethod
+    def table(cls) -> list[tuple[str, str, str]]:
+        """Every variable as `(name, default, meaning)`, for the README and `llmops settings`."""
+        return [
+            (PREFIX + name.upper(), _default(name, field.default), field.description or "")
+            for name, field in cls.model_fields.items()
+        ]
+
+
+def _default(name: str, value: object) -> str:
+    if name == "state_dir":
+        return "platform data folder"
+    return "unset" if value is None else str(value)
+
+
+def _one_line(error: ValidationError) -> str:
+    first = error.errors(include_input=False, include_url=False)[0]
+    name = PREFIX + "_".join(str(part) for part in first["loc"]).upper()
+    return redact(f"{name}: {first['msg'].lower()} (see the settings table in the README)")

@@ -1,0 +1,150 @@
+"""The demo: a simulator, an agent with the whole suite, traffic, and the report."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from langchain.agents import create_agent
+
+from langchain_llmops.core.errors import ConfigurationError, StoreError
+from langchain_llmops.demo.replay import ReplayContext, ReplayMiddleware, recorded_tools
+from langchain_llmops.demo.runner import TrafficRunner
+from langchain_llmops.demo.shop import SYSTEM_PROMPT, load_data, shop_tools
+from langchain_llmops.simulator import FaultPlan, Latency, Replay, Scripted, running
+from langchain_llmops.stack import LLMOps
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from langchain_core.language_models import BaseChatModel
+    from langgraph.graph.state import CompiledStateGraph
+
+    from langchain_llmops.core.settings import Settings
+    from langchain_llmops.demo.traffic import Conversation
+    from langchain_llmops.ledger.report import Report
+    from langchain_llmops.simulator import Running
+
+__all__ = ["COMPLEX", "SIMPLE", "Demo"]
+
+SIMPLE: Final = "openai:gpt-4o-mini"
+COMPLEX: Final = "openai:gpt-4o"
+
+
+@dataclass(frozen=True)
+class Demo:
+    """One run of the demo; `run()` gives its report.
+
+    Args:
+        replay: answer from the conversations' own recordings.
+        faults: share of model requests that fail on purpose (0 to 1).
+        speed: multiplies the simulated latency; 0 for none.
+        live: ask the real provider (`OPENAI_API_KEY`) instead of the simulator.
+    """
+
+    settings: Settings
+    conversations: Sequence[Conversation]
+    replay: bool = False
+    faults: float = 0.0
+    seed: int = 0
+    concurrency: int = 8
+    speed: float = 1.0
+    live: bool = False
+
+    def run(self, on_turn: Callable[[], None] = lambda: None) -> Report:
+        """Run to the end, or until Ctrl-C, which lets the running turns finish; the report covers what was done."""
+        with ExitStack() as stack:
+            simulator = None if self.live else stack.enter_context(self._simulator())
+            ops = stack.enter_context(LLMOps(self.settings))
+            return asyncio.run(self._run(ops, simulator, on_turn))
+
+    @contextmanager
+    def _simulator(self) -> Iterator[Running]:
+        behaviour = Replay(self._recordings()) if self.replay else Scripted(load_data("script.json"))
+        faults = FaultPlan.mixed(self.faults, self.seed) if self.faults else None
+        latency = Latency(seed=self.seed)
+        with running(behaviour, faults=faults, latency=latency, speed=self.speed) as simulator:
+            yield simulator
+
+    def _recordings(self) -> list[dict[str, Any]]:
+        return [{"conversation_id": c.recorded_name, "messages": c.recorded} for c in self.conversations]
+
+    async def _run(self, ops: LLMOps, simulator: Running | None, on_turn: Callable[[], None]) -> Report:
+        runner = TrafficRunner(
+            ops, self._agents(ops, simulator), self.conversations, concurrency=self.concurrency, on_turn=on_turn
+        )
+        await _reach(ops)
+        began = time.perf_counter()
+        with _interruptible(runner):
+            await runner.run()
+        extra: dict[str, Any] = {"seconds": time.perf_counter() - began, "resumed": dict(runner.counts)}
+        if self.replay:
+            extra["replay"] = {**await runner.check(), "unknown_prefixes": simulator.stats.errors["unknown_prefix"]}
+        if simulator is not None:
+            extra["injected_faults"] = dict(simulator.stats.faults)
+        extra["failed_conversations"] = runner.failed
+        extra["archived"] = await runner.archive()
+        return await ops.areport(extra=extra)
+
+    def _agents(
+        self, ops: LLMOps, simulator: Running | None
+    ) -> Callable[[Conversation], CompiledStateGraph[Any, Any, Any, Any]]:
+        """One agent per system prompt."""
+        model = ops.router(SIMPLE, COMPLEX, **self._provider(simulator))
+        tools = recorded_tools(self.conversations) if self.replay else shop_tools()
+        made: dict[str, CompiledStateGraph[Any, Any, Any, Any]] = {}
+
+        def agent_for(conversation: Conversation) -> CompiledStateGraph[Any, Any, Any, Any]:
+            prompt = conversation.system if self.replay else SYSTEM_PROMPT
+            if prompt not in made:
+                made[prompt] = self._agent(ops, model, tools, prompt)
+            return made[prompt]
+
+        return agent_for
+
+    def _agent(self, ops: LLMOps, model: BaseChatModel, tools: list[Any], prompt: str | None) -> Any:
+        own = [ReplayMiddleware()] if self.replay else []
+        return create_agent(
+            model,
+            tools,
+            system_prompt=prompt,
+            middleware=[*ops.middleware(), *own],
+            checkpointer=ops.checkpointer,
+            context_schema=ReplayContext if self.replay else None,
+        )
+
+    def _provider(self, simulator: Running | None) -> dict[str, Any]:
+        if simulator is not None:
+            return {"base_url": simulator.base_url, "api_key": "simulated"}
+        if not os.environ.get("OPENAI_API_KEY"):
+            raise ConfigurationError("--live needs OPENAI_API_KEY in the environment")
+        return {}
+
+
+async def _reach(ops: LLMOps) -> None:
+    """Ask every store once, so that a wrong URL is one clear line before any traffic."""
+    try:
+        await ops.aping()
+    except StoreError as error:
+        raise ConfigurationError(str(error)) from error
+
+
+@contextmanager
+def _interruptible(runner: TrafficRunner) -> Iterator[None]:
+    """Ctrl-C ends the run between turns."""
+    loop = asyncio.get_running_loop()
+    try:
+        loop.add_signal_handler(signal.SIGINT, runner.stop)
+    except (NotImplementedError, RuntimeError, ValueError):
+        # not the main thread, or a platform without signal handlers: Ctrl-C then raises KeyboardInterrupt as usual
+        yield
+        return
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGINT)

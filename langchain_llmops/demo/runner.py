@@ -1,0 +1,134 @@
+"""Traffic through an agent: many sessions at once, every turn finished or resumed, never sent twice."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from typing import TYPE_CHECKING, Any, Final
+
+from langchain_llmops.demo.replay import ReplayContext, mismatches
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from langchain_core.messages import BaseMessage
+    from langchain_core.runnables import RunnableConfig
+    from langgraph.graph.state import CompiledStateGraph
+
+    from langchain_llmops.demo.traffic import Conversation
+    from langchain_llmops.stack import LLMOps
+
+__all__ = ["TrafficRunner"]
+
+_log = logging.getLogger(__name__)
+
+MAX_RESUMES: Final = 8
+ARCHIVE_EVERY: Final = 4
+
+
+class TrafficRunner:
+    """Runs conversations through agents, `concurrency` sessions at a time.
+
+    A session that the checkpointer already knows goes on where it stands: an unfinished turn is resumed with
+    `ainvoke(None, config)`, messages already answered are not sent again. `stop()` lets running turns end and begins
+    no new ones.
+
+    Args:
+        agent_for: the agent of a conversation.
+        on_turn: called after every finished turn.
+    """
+
+    def __init__(
+        self,
+        ops: LLMOps,
+        agent_for: Callable[[Conversation], CompiledStateGraph[Any, Any, Any, Any]],
+        conversations: Sequence[Conversation],
+        *,
+        concurrency: int,
+        on_turn: Callable[[], None],
+    ) -> None:
+        self._ops = ops
+        self._agent_for = agent_for
+        self._conversations = conversations
+        self._slots = asyncio.Semaphore(concurrency)
+        self._on_turn = on_turn
+        self._stopping = False
+        self.counts: Counter[str] = Counter()
+        self.failed: dict[str, str] = {}
+
+    def stop(self) -> None:
+        """Begin no further turn."""
+        self._stopping = True
+
+    async def run(self) -> None:
+        """Every conversation to its end."""
+        done = await asyncio.gather(*(self._stored(c) for c in self._conversations))
+        answered = [sum(message.type == "human" for message in messages) for messages in done]
+        rounds = [count // len(c.turns) for count, c in zip(answered, self._conversations, strict=True)]
+        current = min(rounds, default=0)
+        await asyncio.gather(
+            *(
+                self._session(c, count, goal=len(c.turns) * (1 if c.recorded else current + 1))
+                for c, count in zip(self._conversations, answered, strict=True)
+            )
+        )
+
+    async def check(self) -> dict[str, int]:
+        """Every recorded conversation read back from the checkpointer and compared message for message."""
+        totals: Counter[str] = Counter()
+        for conversation in self._conversations:
+            messages = await self._stored(conversation)
+            wrong = set(mismatches(conversation, messages))
+            right = [message for place, message in enumerate(messages) if place not in wrong]
+            totals["assistant_messages"] += sum(message.type == "ai" for message in right)
+            totals["tool_results"] += sum(message.type == "tool" for message in right)
+            totals["recording_ends"] += not wrong
+            totals["mismatches"] += len(wrong)
+        return dict(totals)
+
+    async def archive(self) -> int:
+        """Move every fourth conversation to the cold tier, as closed sessions would be; how many were moved."""
+        closed = [c for c in self._conversations[::ARCHIVE_EVERY] if c.session not in self.failed]
+        moved = [await self._ops.checkpointer.aarchive(c.session) for c in closed]
+        return sum(bool(one) for one in moved)
+
+    async def _session(self, conversation: Conversation, answered: int, *, goal: int) -> None:
+        async with self._slots:
+            agent = self._agent_for(conversation)
+            if answered and (await agent.aget_state(self._config(conversation))).next:
+                await self._turn(conversation, agent, None)
+            for number in range(answered, goal):
+                if self._stopping or conversation.session in self.failed:
+                    return
+                message = conversation.turns[number % len(conversation.turns)]
+                await self._turn(conversation, agent, {"messages": [{"role": "user", "content": message}]})
+                self._on_turn()
+
+    async def _turn(
+        self,
+        conversation: Conversation,
+        agent: CompiledStateGraph[Any, Any, Any, Any],
+        value: Mapping[str, Any] | None,
+    ) -> None:
+        context = ReplayContext(conversation) if conversation.recorded else None
+        for _ in range(MAX_RESUMES):
+            try:
+                await agent.ainvoke(value, self._config(conversation), context=context)
+            except Exception as error:  # noqa: BLE001 - counted, and the turn is resumed
+                self.counts[type(error).__name__] += 1
+                last = error
+                state = await agent.aget_state(self._config(conversation))
+                value = None if state.next else value
+            else:
+                return
+        self.failed[conversation.session] = f"{type(last).__name__}: {last}"
+        _log.error("session %s was given up after %d resumes: %s", conversation.session, MAX_RESUMES, last)
+
+    async def _stored(self, conversation: Conversation) -> list[BaseMessage]:
+        state = await self._agent_for(conversation).aget_state(self._config(conversation))
+        messages: list[BaseMessage] = state.values.get("messages", [])
+        return messages
+
+    def _config(self, conversation: Conversation) -> RunnableConfig:
+        return self._ops.config(user_id=conversation.user, session_id=conversation.session, tags=["demo"])

@@ -1,0 +1,184 @@
+"""A report that a person, a notebook and a program can read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from html import escape
+from io import StringIO
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+__all__ = ["Report"]
+
+WIDTH = 100
+
+
+@dataclass(frozen=True)
+class _Section:
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Report:
+    """Figures of a stretch of traffic. `print(report)`, show it in a notebook, or take `as_dict()`.
+
+    Money is US dollars, latencies are seconds. `cost_usd` is the sum over answered calls; what failed attempts may have
+    cost is `failed_attempts.cost_usd`, apart from it. `baseline_cost_usd` prices the same answers on `baseline_model`
+    without a cache: a statement of price, not of quality.
+    """
+
+    figures: Mapping[str, Any] = field(repr=False)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The figures, ready for JSON."""
+        return dict(self.figures)
+
+    def __str__(self) -> str:
+        out = StringIO()
+        console = Console(file=out, width=WIDTH, no_color=True, highlight=False)
+        for section in self._sections():
+            headed = any(section.columns)
+            style = box.SIMPLE_HEAD if headed else None
+            table = Table(title=section.title, title_justify="left", title_style="bold", box=style, show_header=headed)
+            for index, column in enumerate(section.columns):
+                table.add_column(column, justify="left" if index == 0 else "right")
+            for row in section.rows:
+                table.add_row(*row)
+            console.print(table)
+            console.print()
+        return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
+
+    def _repr_html_(self) -> str:
+        return '<div class="llmops-report">' + "".join(_html(section) for section in self._sections()) + "</div>"
+
+    def page(self, title: str = "llmops report") -> str:
+        """A whole HTML page with the report."""
+        return (
+            f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(title)}</title><style>{STYLE}</style>'
+            f"<body><h1>{escape(title)}</h1>{self._repr_html_()}</body></html>"
+        )
+
+    def _sections(self) -> list[_Section]:
+        figures = self.figures
+        sections = [_summary(figures), _routes(figures), _cache(figures), _latency(figures)]
+        optional = (_errors(figures), _checkpoints(figures), _conversations(figures), _replay(figures))
+        return sections + [section for section in optional if section.rows]
+
+
+STYLE = """
+body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#1a1a1a;background:#fff}
+h1{font-size:1.5rem}h2{font-size:1.05rem;margin:1.6rem 0 .4rem}
+table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
+th,td{padding:.3rem .6rem;text-align:right;border-bottom:1px solid #e3e3e3}
+th:first-child,td:first-child{text-align:left}th{font-weight:600;color:#555}
+"""
+
+
+def _html(section: _Section) -> str:
+    head = "".join(f"<th>{escape(column)}</th>" for column in section.columns)
+    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in section.rows)
+    return f"<h2>{escape(section.title)}</h2><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _summary(f: Mapping[str, Any]) -> _Section:
+    tokens = f["tokens"]
+    rows = [
+        ("conversations", f"{f['conversations']:,}"),
+        ("turns", f"{f['turns']:,}" + (f" (and {f['failed_turns']:,} that failed)" if f["failed_turns"] else "")),
+        ("model calls", f"{f['model_calls']:,}"),
+        ("tool calls", f"{f['tool_calls']:,}"),
+        ("tokens in / out", f"{tokens['input']:,} / {tokens['output']:,}"),
+        ("cost", _usd(f["cost_usd"])),
+        (
+            f"the same without the suite (all on {f['baseline_model'] or 'their own model'}, no cache)",
+            _usd(f["baseline_cost_usd"]),
+        ),
+        ("saved", f"{_usd(f['saved_usd'])} ({f['saved_pct']:.1f} %)"),
+    ]
+    if f["failed_attempts"]["count"]:
+        failed = f["failed_attempts"]
+        rows.append(
+            ("failed attempts, apart from the cost above", f"{failed['count']:,}, at most {_usd(failed['cost_usd'])}")
+        )
+    if f["unpriced_calls"]:
+        rows.append(("calls of models without a price (not in the cost)", f"{f['unpriced_calls']:,}"))
+    if f["estimated_calls"]:
+        rows.append(("calls whose tokens are our estimate", f"{f['estimated_calls']:,}"))
+    return _Section("Traffic and money", ("", ""), rows)
+
+
+def _routes(f: Mapping[str, Any]) -> _Section:
+    rows = [
+        (
+            name,
+            ", ".join(route["models"]),
+            f"{route['calls']:,}",
+            f"{route['hits']:,}",
+            f"{route['misses']:,}",
+            _usd(route["cost_usd"]),
+        )
+        for name, route in sorted(f["routes"].items())
+    ]
+    return _Section("Model calls by route", ("route", "models", "calls", "cache hits", "misses", "cost"), rows)
+
+
+def _cache(f: Mapping[str, Any]) -> _Section:
+    cache = f["cache"]
+    rows = [(f"hits in {level}", f"{count:,}") for level, count in cache["by_level"].items()]
+    rows += [
+        ("misses", f"{cache['misses']:,}"),
+        ("hit rate", f"{100 * cache['hit_rate']:.1f} %"),
+        ("saved by hits", _usd(cache["saved_usd"])),
+    ]
+    return _Section("Cache", ("", ""), rows)
+
+
+def _latency(f: Mapping[str, Any]) -> _Section:
+    rows = [(kind, *(_ms(f["latency"][kind][q]) for q in ("p50", "p95", "p99"))) for kind in ("model", "tool", "turn")]
+    return _Section("Latency, ms", ("component", "p50", "p95", "p99"), rows)
+
+
+def _errors(f: Mapping[str, Any]) -> _Section:
+    keys = ("model_attempts", "tool_calls", "retried", "fell_back", "failed_turns")
+    rows = [
+        (kind, *(f"{error[key]:,}" for key in keys), _usd(error["cost_usd"]))
+        for kind, error in sorted(f["errors"].items())
+    ]
+    columns = ("error", "model attempts", "tool calls", "retried", "fell back", "failed turns", "may have cost")
+    return _Section("Errors and what was done about them", columns, rows)
+
+
+def _checkpoints(f: Mapping[str, Any]) -> _Section:
+    checkpoints = f.get("checkpoints") or {}
+    rows = [("count", f"{checkpoints['count']:,}")] if checkpoints else []
+    rows += [(f"bytes {tier}", f"{size:,}") for tier, size in (checkpoints.get("bytes") or {}).items()]
+    return _Section("Checkpoints", ("", ""), rows)
+
+
+def _conversations(f: Mapping[str, Any]) -> _Section:
+    slow = [("slowest", row["session"], f"{row['seconds']:.3f} s in {row['turns']} turns") for row in f["slowest"]]
+    dear = [
+        ("dearest", row["session"], f"{_usd(row['cost_usd'])} in {row['model_calls']} calls") for row in f["dearest"]
+    ]
+    return _Section("Slowest and dearest conversations", ("", "session", ""), slow + dear)
+
+
+def _replay(f: Mapping[str, Any]) -> _Section:
+    rows = [(name.replace("_", " "), f"{count:,}") for name, count in (f.get("replay") or {}).items()]
+    return _Section("Replay", ("", ""), rows)
+
+
+def _usd(amount: float) -> str:
+    return f"${amount:,.6f}" if abs(amount) < 1 else f"${amount:,.4f}"
+
+
+def _ms(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{1000 * seconds:,.1f}"

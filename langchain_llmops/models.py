@@ -1,0 +1,96 @@
+"""Chat models as the suite manages them: no retries of their own, shared connections, usage also when streamed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+from urllib.request import getproxies
+
+import httpx
+from langchain.chat_models import init_chat_model
+
+from langchain_llmops.core.concurrency import PerLoop
+from langchain_llmops.core.delegate import DelegatingChatModel
+from langchain_llmops.core.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from langchain_core.caches import BaseCache
+    from langchain_core.language_models import BaseChatModel
+
+__all__ = ["HttpPool", "ModelFactory"]
+
+LIMITS: Final = httpx.Limits(max_connections=50, max_keepalive_connections=10, keepalive_expiry=30.0)
+CLIENTS: Final = frozenset(("client", "async_client", "root_client", "root_async_client"))
+
+
+class HttpPool:
+    """One keep-alive pool for every model: 50 connections, 10 kept idle for 30 seconds.
+
+    The async side keeps its connections per event loop, so that one model survives two `asyncio.run` calls.
+    """
+
+    def __init__(self, *, timeout_s: float) -> None:
+        self.sync = httpx.Client(limits=LIMITS, timeout=timeout_s, follow_redirects=True)
+        self.asynchronous = httpx.AsyncClient(transport=_PerLoop(), timeout=timeout_s, follow_redirects=True)
+
+    def options(self) -> dict[str, Any]:
+        """Arguments of langchain-openai models; none where a proxy is set, which its own clients honour."""
+        return {} if getproxies() else {"http_client": self.sync, "http_async_client": self.asynchronous}
+
+    def close(self) -> None:
+        """Close the blocking connections; those of event loops close with their loops."""
+        self.sync.close()
+
+    async def aclose(self) -> None:
+        """Close the blocking connections and those of the running loop."""
+        self.sync.close()
+        await self.asynchronous.aclose()
+
+
+class _PerLoop(httpx.AsyncBaseTransport):
+    def __init__(self) -> None:
+        self._transports = PerLoop(lambda: httpx.AsyncHTTPTransport(limits=LIMITS))
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        return await self._transports.get().handle_async_request(request)
+
+    async def aclose(self) -> None:
+        transport = self._transports.pop()
+        if transport is not None:
+            await transport.aclose()
+
+
+class ModelFactory:
+    """Builds chat models by name and takes over those that exist.
+
+    Args:
+        timeout_s: of one attempt.
+        cache: the LLM cache of built models; False for none.
+    """
+
+    def __init__(self, pool: HttpPool, *, timeout_s: float, cache: BaseCache | bool) -> None:
+        self._pool = pool
+        self._timeout_s = timeout_s
+        self._cache = cache
+
+    def model(self, model: str | BaseChatModel, **options: Any) -> BaseChatModel:
+        """A managed model from `provider:name`, or from an instance, which is rebuilt and not changed."""
+        if not isinstance(model, str):
+            return self._take_over(model)
+        settings: dict[str, Any] = {"max_retries": 0, "timeout": self._timeout_s, "cache": self._cache}
+        if model.startswith(("openai:", "gpt-", "o1", "o3", "o4")):
+            settings |= {"stream_usage": True, **self._pool.options()}
+        try:
+            return init_chat_model(model, **{**settings, **options})
+        except (ImportError, ValueError) as error:
+            raise ConfigurationError(f"model {model!r}: {str(error).splitlines()[0]}") from error
+
+    def _take_over(self, model: BaseChatModel) -> BaseChatModel:
+        if isinstance(model, DelegatingChatModel):
+            return model
+        fields = {name: getattr(model, name) for name in model.model_fields_set if name not in CLIENTS}
+        if fields.get("cache") is None:
+            fields["cache"] = self._cache
+        if getattr(model, "max_retries", 0) == 0:
+            return model.model_copy(update={"cache": fields["cache"]})
+        rebuilt: BaseChatModel = type(model)(**{**fields, "max_retries": 0})
+        return rebuilt

@@ -1,0 +1,355 @@
+"""Everything joined: `LLMOps` builds the parts, hands them to each other, and shows the order of wrapping."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import logging
+import threading
+import time
+from contextvars import ContextVar
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Final
+
+from langchain_core.callbacks import CallbackManager
+from langchain_core.tracers.context import _configure_hooks, register_configure_hook
+from langsmith.utils import tracing_is_enabled
+
+from langchain_llmops.cache.tiered import TieredCache
+from langchain_llmops.checkpoint.saver import TieredCheckpointSaver
+from langchain_llmops.core.concurrency import DOOR, run_sync
+from langchain_llmops.core.context import run_config
+from langchain_llmops.core.delegate import describe
+from langchain_llmops.core.errors import ConfigurationError, LLMOpsError
+from langchain_llmops.core.events import Bus
+from langchain_llmops.core.pricing import PriceBook
+from langchain_llmops.core.settings import Settings
+from langchain_llmops.core.tokens import TokenCounter, default_token_counter
+from langchain_llmops.core.types import Identity
+from langchain_llmops.ledger.queries import Figures
+from langchain_llmops.ledger.report import Report
+from langchain_llmops.ledger.writer import Ledger
+from langchain_llmops.middleware.routing import RouterMiddleware
+from langchain_llmops.models import HttpPool, ModelFactory
+from langchain_llmops.resilience.fallback import FallbackChain
+from langchain_llmops.resilience.retry import RetryPolicy
+from langchain_llmops.router.model import ModelRouter
+from langchain_llmops.router.rules import Rules
+from langchain_llmops.stores.base import open_store
+from langchain_llmops.telemetry.handler import OpsCallbackHandler
+from langchain_llmops.telemetry.logs import CallLog
+from langchain_llmops.telemetry.prometheus import PrometheusReader
+from langchain_llmops.telemetry.tracer import OpsTracer, RecentRecords
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+    from types import TracebackType
+    from typing import Self
+
+    from langchain.agents.middleware import AgentMiddleware
+    from langchain_core.callbacks import BaseCallbackHandler
+    from langchain_core.language_models import BaseChatModel
+    from langchain_core.runnables import Runnable, RunnableConfig
+    from prometheus_client import CollectorRegistry
+
+__all__ = ["LLMOps"]
+
+_log = logging.getLogger(__name__)
+
+# One call, from the outside in; `LLMOps.explain()` prints it.
+WRAPPING: Final = (
+    "config        user, session and request into the metadata of every run",
+    "router        one decision per call: which route, and so which model is first",
+    "fallback      retries on retryable errors, then the next rung",
+    "cache         an answer already paid for ends here, at no cost",
+    "model         the provider is asked; its own retries are off",
+    "handler       one CallRecord per model call, tool call and turn",
+    "bus           ledger, Prometheus, log line, LangSmith facts: they observe, they never decide",
+)
+
+
+class LLMOps:
+    """The suite around your agents.
+
+    ```python
+    with LLMOps.from_env() as ops:
+        agent = create_agent(ops.router(simple="openai:gpt-4o-mini", complex="openai:gpt-4o"), tools,
+                             middleware=ops.middleware(), checkpointer=ops.checkpointer)
+        agent.invoke({"messages": [("user", "hi")]}, ops.config(user_id="u1", session_id="s1"))
+        print(ops.report())
+    ```
+    Parts are made on first use. With no settings everything is embedded: SQLite files and a folder below
+    `LLMOPS_STATE_DIR`; `LLMOPS_REDIS_URL`, `LLMOPS_POSTGRES_URL` and `LLMOPS_OBJECTS_URL` move it to servers.
+    Raises `ConfigurationError` naming the variable. Close it (`with`, `close()`, `aclose()`): what is buffered is
+    written then, and at interpreter exit.
+    """
+
+    def __init__(
+        self,
+        settings: Settings | None = None,
+        *,
+        registry: CollectorRegistry | None = None,
+        token_counter: TokenCounter | None = None,
+    ) -> None:
+        self.settings = settings or Settings()
+        self.bus = Bus()
+        self.prices = PriceBook.from_file(self.settings.prices_file)
+        self.token_counter = token_counter or default_token_counter()
+        self.started_at = time.time()
+        self.handler = OpsCallbackHandler(
+            self.bus, prices=self.prices, counter=self.token_counter, keep_content=self.settings.log_content
+        )
+        self._records = RecentRecords()
+        self._metrics = PrometheusReader(registry)
+        self._baseline_model: str | None = None
+        self._hook: tuple[Any, ...] | None = None
+        self._closed = False
+        self._lock = threading.RLock()
+        self._join_readers()
+
+    @classmethod
+    def from_env(cls) -> LLMOps:
+        """The suite as the `LLMOPS_*` variables say."""
+        return cls(Settings())
+
+    # what the user attaches
+
+    def config(
+        self,
+        user_id: str | None = None,
+        session_id: str | None = None,
+        request_id: str | None = None,
+        tags: Iterable[str] = (),
+        *,
+        thread_id: str | None = None,
+        **metadata: Any,
+    ) -> RunnableConfig:
+        """A `RunnableConfig` for one request: identity on every run, thread, callbacks (`core.context.run_config`)."""
+        who = Identity(tenant=self.settings.tenant, user=user_id, session=session_id, request=request_id)
+        return run_config(who, thread_id=thread_id, tags=tags, metadata=metadata, callbacks=self.callbacks)
+
+    @property
+    def callbacks(self) -> list[BaseCallbackHandler]:
+        """The handler and, when LangSmith tracing is on, our tracer, in the order they must stand."""
+        return [self.handler, self._tracer] if tracing_is_enabled() else [self.handler]
+
+    @property
+    def registry(self) -> CollectorRegistry:
+        """The Prometheus registry with the suite's series."""
+        return self._metrics.registry
+
+    @cached_property
+    def cache(self) -> TieredCache:
+        """The LLM cache: process memory over Redis, or over SQLite when embedded."""
+        s = self.settings
+        url = s.redis_url.get_secret_value() if s.redis_url else f"{self._sqlite('cache.db')}?synchronous=normal"
+        return TieredCache.from_urls(
+            url,
+            setting="LLMOPS_REDIS_URL" if s.redis_url else "LLMOPS_STATE_DIR",
+            scope=s.cache_scope,
+            tenant=s.tenant,
+            l1_max_bytes=s.cache_l1_max_bytes,
+            l1_ttl_s=s.cache_l1_ttl_s,
+            l2_ttl_s=s.cache_l2_ttl_s,
+            tool_calls=s.cache_tool_calls,
+            bus=self.bus,
+        )
+
+    @cached_property
+    def checkpointer(self) -> TieredCheckpointSaver:
+        """Conversations: hot in Redis or memory, durable in PostgreSQL or SQLite, closed ones in objects."""
+        s = self.settings
+        return TieredCheckpointSaver.from_urls(
+            hot=s.redis_url.get_secret_value() if s.redis_url else "memory://",
+            warm=self._database("checkpoints.db"),
+            cold=s.objects_url.get_secret_value() if s.objects_url else f"file://{self._folder('archive')}",
+            hot_ttl_s=s.hot_ttl_s,
+            timeout_s=s.store_timeout_s,
+        )
+
+    @cached_property
+    def models(self) -> ModelFactory:
+        """Builds managed chat models."""
+        cache: TieredCache | bool = self.cache if self.settings.cache else False
+        return ModelFactory(self._pool, timeout_s=self.settings.request_timeout_s, cache=cache)
+
+    def router(
+        self,
+        simple: str | BaseChatModel,
+        complex: str | BaseChatModel,  # noqa: A002 - the word users say
+        *,
+        rules: Rules | Path | str | None = None,
+        **options: Any,
+    ) -> ModelRouter:
+        """A chat model that sends easy calls to `simple` and the rest to `complex`; each is the other's fallback.
+
+        Args:
+            simple, complex: `provider:name`, or models of your own.
+            rules: rules, or a rules file; the built-in ones when None.
+            options: arguments for models given by name (`temperature`, `base_url`, `api_key`, …).
+        """
+        small, large = self.models.model(simple, **options), self.models.model(complex, **options)
+        self._baseline_model = describe(large)
+        if not isinstance(rules, Rules):
+            rules = Rules.load(rules, max_simple_tokens=self.settings.router_max_simple_tokens)
+        routes: dict[str, BaseChatModel] = {"simple": self._chain(small, large), "complex": self._chain(large, small)}
+        return ModelRouter(routes, rules=rules, counter=self.token_counter, bus=self.bus)
+
+    def fallback(self, *rungs: str | BaseChatModel, **options: Any) -> FallbackChain:
+        """A chat model that asks `rungs` in order; `options` as in `router`."""
+        return self._chain(*(self.models.model(rung, **options) for rung in rungs))
+
+    def middleware(self) -> list[AgentMiddleware[Any, Any]]:
+        """The agent middleware of the suite, outermost first."""
+        return [RouterMiddleware()]
+
+    def attach(self, runnable: Runnable[Any, Any]) -> Runnable[Any, Any]:
+        """A graph or chain that already exists, observed; safe together with `config()`."""
+        manager = CallbackManager(handlers=self.callbacks, inheritable_handlers=self.callbacks)
+        return runnable.with_config(callbacks=manager)
+
+    def install(self) -> None:
+        """Observe every LangChain run of the process, in tasks and threads too, until `uninstall()` or `close()`."""
+        with self._lock:
+            if self._hook is None:
+                variable: ContextVar[Any] = ContextVar("llmops_installed", default=self.handler)
+                register_configure_hook(variable, inheritable=True)
+                self._hook = _configure_hooks[-1]
+
+    def uninstall(self) -> None:
+        """Undo `install()`."""
+        with self._lock:
+            if self._hook is not None:
+                _configure_hooks.remove(self._hook)
+                self._hook = None
+
+    # what the user reads
+
+    def report(self, since: float | None = None, *, extra: Mapping[str, Any] | None = None) -> Report:
+        """What happened since this object was made (or since Unix time `since`), read from the ledger."""
+        return run_sync(self._report(since, extra))
+
+    async def areport(self, since: float | None = None, *, extra: Mapping[str, Any] | None = None) -> Report:
+        """What happened since this object was made (or since Unix time `since`), read from the ledger."""
+        return await DOOR.cross(self._report(since, extra))
+
+    def explain(self) -> str:
+        """The way of one call through the suite, outermost first."""
+        return "\n".join(f"{number}. {line}" for number, line in enumerate(WRAPPING, 1))
+
+    # life
+
+    def close(self) -> None:
+        """Write what is buffered, close what is open; safe to call twice."""
+        if self._begin_close():
+            run_sync(self._close_parts())
+            self._pool.close()
+
+    async def aclose(self) -> None:
+        """The same for async callers."""
+        if self._begin_close():
+            await DOOR.cross(self._close_parts())
+            await self._pool.aclose()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    # joints
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        """The durable record of calls."""
+        store = open_store(
+            self._database("ledger.db") + ("" if self.settings.postgres_url else "?synchronous=normal"),
+            setting="LLMOPS_POSTGRES_URL" if self.settings.postgres_url else "LLMOPS_STATE_DIR",
+            timeout_s=self.settings.store_timeout_s,
+        )
+        return Ledger(store, max_buffered=self.settings.ledger_buffer)
+
+    @cached_property
+    def _tracer(self) -> OpsTracer:
+        return OpsTracer(records=self._records)
+
+    @cached_property
+    def _pool(self) -> HttpPool:
+        return HttpPool(timeout_s=self.settings.request_timeout_s)
+
+    def _join_readers(self) -> None:
+        self._call_log = None if self.settings.log_calls == "off" else CallLog(self.settings.log_calls)
+        readers = (self.ledger, self._metrics, self._records, self._call_log)
+        for reader in readers:
+            if reader is not None:
+                self.bus.subscribe(reader)
+        atexit.register(self._at_exit)
+
+    def _chain(self, *rungs: BaseChatModel) -> FallbackChain:
+        s = self.settings
+        policy = RetryPolicy(max_attempts=s.max_attempts, base_s=s.retry_base_s, max_s=s.retry_max_s)
+        distinct = list({id(rung): rung for rung in rungs}.values())
+        return FallbackChain(distinct, policy=policy, bus=self.bus)
+
+    def _database(self, file: str) -> str:
+        url = self.settings.postgres_url
+        return url.get_secret_value() if url else self._sqlite(file)
+
+    def _sqlite(self, file: str) -> str:
+        return f"sqlite:///{self._folder() / file}"
+
+    def _folder(self, *below: str) -> Path:
+        folder = self.settings.state_dir.absolute().joinpath(*below)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigurationError(
+                f"LLMOPS_STATE_DIR: cannot create {folder} ({error.strerror}); set it to a folder you can write"
+            ) from error
+        return folder
+
+    async def _report(self, since: float | None, extra: Mapping[str, Any] | None) -> Report:
+        await self.ledger.aflush()
+        start = self.started_at if since is None else since
+        figures = Figures(await self.ledger.sql(), self.prices, since=start, baseline_model=self._baseline_model)
+        collected = await figures.collect()
+        if "checkpointer" in self.__dict__:
+            stats = await self.checkpointer.astats()
+            collected["checkpoints"] = {"count": stats.checkpoints, "bytes": stats.bytes_by_tier}
+        collected["ledger"] = {"dropped": self.ledger.dropped, "reader_failures": dict(self.bus.failures)}
+        return Report({**collected, **(extra or {})})
+
+    def _begin_close(self) -> bool:
+        with self._lock:
+            first, self._closed = not self._closed, True
+        if first:
+            self.uninstall()
+            atexit.unregister(self._at_exit)
+        return first
+
+    async def _close_parts(self) -> None:
+        """Every part is closed even when one fails; the first failure is raised at the end."""
+        closers = [self.ledger.aclose()]
+        closers += [self.__dict__[name].aclose() for name in ("cache", "checkpointer") if name in self.__dict__]
+        failures = [f for f in await asyncio.gather(*closers, return_exceptions=True) if isinstance(f, BaseException)]
+        if self._call_log is not None:
+            self._call_log.close()
+        if failures:
+            raise failures[0]
+
+    def _at_exit(self) -> None:
+        try:
+            self.close()
+        except (LLMOpsError, TimeoutError) as error:
+            _log.error("not everything could be written at exit: %s", error)
