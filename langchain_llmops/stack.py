@@ -234,6 +234,10 @@ class LLMOps:
         """What happened since this object was made (or since Unix time `since`), read from the ledger."""
         return await DOOR.cross(self._report(since, extra))
 
+    async def aping(self) -> dict[str, float]:
+        """Reach every store once; seconds by store. Raises the store's typed error, which names the setting."""
+        return await DOOR.cross(self._ping())
+
     def explain(self) -> str:
         """The way of one call through the suite, outermost first."""
         return "\n".join(f"{number}. {line}" for number, line in enumerate(WRAPPING, 1))
@@ -329,6 +333,10 @@ class LLMOps:
             collected["checkpoints"] = {"count": stats.checkpoints, "bytes": stats.bytes_by_tier}
         collected["ledger"] = {"dropped": self.ledger.dropped, "reader_failures": dict(self.bus.failures)}
         return Report({**collected, **(extra or {})})
+
+    async def _ping(self) -> dict[str, float]:
+        parts = {"ledger": self.ledger, "cache": self.cache, "checkpointer": self.checkpointer}
+        return {name: await part.aping() for name, part in parts.items()}
 
     def _begin_close(self) -> bool:
         with self._lock:

@@ -125,6 +125,10 @@ class TieredCache(BaseCache):
         """Counts of this process: `hit:L1`, `hit:L2`, `miss`, `bypass`, `error:L2`, `stored`, `l1_entries` and more."""
         return {**self._counts, "l1_entries": len(self._l1), "l1_bytes": self._l1.bytes}
 
+    async def aping(self) -> float:
+        """Reach the second level; seconds."""
+        return await self._stores[0].ping() if self._stores else 0.0
+
     def close(self) -> None:
         """Close the stores."""
         run_sync(self.aclose())

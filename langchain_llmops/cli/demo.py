@@ -73,7 +73,7 @@ def demo(
         if not live:
             options |= {"retry_base_s": 0.02, "retry_max_s": 0.5, "max_attempts": 4, "request_timeout_s": 10.0}
         settings = Settings(**{name: value for name, value in options.items() if value is not None})
-        run = _demo(settings, chosen, replay=replay is not None, faults=faults, seed=seed, concurrency=concurrency)
+        run = _demo(settings, chosen, replay=replay, faults=faults, seed=seed, concurrency=concurrency)
         report = _with_progress(run(speed=_speed(speed, replay), live=live), chosen)
     _write(report, json_out, html_out)
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from langchain.agents import create_agent
 
 from langchain_llmops.core.errors import ConfigurationError, StoreError
+from langchain_llmops.core.tokens import default_token_counter
 from langchain_llmops.demo.replay import ReplayContext, ReplayMiddleware, recorded_tools
 from langchain_llmops.demo.runner import TrafficRunner
 from langchain_llmops.demo.shop import SYSTEM_PROMPT, load_data, shop_tools
@@ -21,6 +22,7 @@ from langchain_llmops.stack import LLMOps
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
 
     from langchain_core.language_models import BaseChatModel
     from langgraph.graph.state import CompiledStateGraph
@@ -28,12 +30,13 @@ if TYPE_CHECKING:
     from langchain_llmops.core.settings import Settings
     from langchain_llmops.demo.traffic import Conversation
     from langchain_llmops.ledger.report import Report
-    from langchain_llmops.simulator import Running
+    from langchain_llmops.simulator.running import RunningSimulator
 
 __all__ = ["COMPLEX", "SIMPLE", "Demo"]
 
 SIMPLE: Final = "openai:gpt-4o-mini"
 COMPLEX: Final = "openai:gpt-4o"
+LATENCY: Final = Latency(ttft_s=0.04, token_s=0.001)
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class Demo:
     """One run of the demo; `run()` gives its report.
 
     Args:
-        replay: answer from the conversations' own recordings.
+        replay: answer from this recording, the file of the conversations.
         faults: share of model requests that fail on purpose (0 to 1).
         speed: multiplies the simulated latency; 0 for none.
         live: ask the real provider (`OPENAI_API_KEY`) instead of the simulator.
@@ -49,7 +52,7 @@ class Demo:
 
     settings: Settings
     conversations: Sequence[Conversation]
-    replay: bool = False
+    replay: Path | None = None
     faults: float = 0.0
     seed: int = 0
     concurrency: int = 8
@@ -64,17 +67,19 @@ class Demo:
             return asyncio.run(self._run(ops, simulator, on_turn))
 
     @contextmanager
-    def _simulator(self) -> Iterator[Running]:
-        behaviour = Replay(self._recordings()) if self.replay else Scripted(load_data("script.json"))
-        faults = FaultPlan.mixed(self.faults, self.seed) if self.faults else None
-        latency = Latency(seed=self.seed)
-        with running(behaviour, faults=faults, latency=latency, speed=self.speed) as simulator:
+    def _simulator(self) -> Iterator[RunningSimulator]:
+        behaviour = Replay.from_file(self.replay) if self.replay else Scripted(load_data("script.json"))
+        with running(
+            behaviour,
+            faults=FaultPlan.mixed(self.faults, self.seed),
+            latency=LATENCY,
+            speed=self.speed,
+            seed=self.seed,
+            count_tokens=default_token_counter().count,
+        ) as simulator:
             yield simulator
 
-    def _recordings(self) -> list[dict[str, Any]]:
-        return [{"conversation_id": c.recorded_name, "messages": c.recorded} for c in self.conversations]
-
-    async def _run(self, ops: LLMOps, simulator: Running | None, on_turn: Callable[[], None]) -> Report:
+    async def _run(self, ops: LLMOps, simulator: RunningSimulator | None, on_turn: Callable[[], None]) -> Report:
         runner = TrafficRunner(
             ops, self._agents(ops, simulator), self.conversations, concurrency=self.concurrency, on_turn=on_turn
         )
@@ -84,7 +89,7 @@ class Demo:
             await runner.run()
         extra: dict[str, Any] = {"seconds": time.perf_counter() - began, "resumed": dict(runner.counts)}
         if self.replay:
-            extra["replay"] = {**await runner.check(), "unknown_prefixes": simulator.stats.errors["unknown_prefix"]}
+            extra["replay"] = {**await runner.check(), "unknown_prefixes": simulator.stats.by_code.get("unknown_prefix", 0)}
         if simulator is not None:
             extra["injected_faults"] = dict(simulator.stats.faults)
         extra["failed_conversations"] = runner.failed
@@ -92,7 +97,7 @@ class Demo:
         return await ops.areport(extra=extra)
 
     def _agents(
-        self, ops: LLMOps, simulator: Running | None
+        self, ops: LLMOps, simulator: RunningSimulator | None
     ) -> Callable[[Conversation], CompiledStateGraph[Any, Any, Any, Any]]:
         """One agent per system prompt."""
         model = ops.router(SIMPLE, COMPLEX, **self._provider(simulator))
@@ -118,7 +123,7 @@ class Demo:
             context_schema=ReplayContext if self.replay else None,
         )
 
-    def _provider(self, simulator: Running | None) -> dict[str, Any]:
+    def _provider(self, simulator: RunningSimulator | None) -> dict[str, Any]:
         if simulator is not None:
             return {"base_url": simulator.base_url, "api_key": "simulated"}
         if not os.environ.get("OPENAI_API_KEY"):

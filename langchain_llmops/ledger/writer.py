@@ -70,6 +70,10 @@ class Ledger:
         """Write everything buffered so far."""
         await DOOR.cross(self._write_all())
 
+    async def aping(self) -> float:
+        """Reach the database; seconds."""
+        return await DOOR.cross(self._store.ping())
+
     async def aclose(self) -> None:
         """Write everything buffered and close the store; what cannot be written is counted as dropped and raised."""
         try:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from langchain_llmops.simulator.types import Message
+if TYPE_CHECKING:
+    from langchain_llmops.simulator.types import Message
 
 __all__ = ["StreamedMessage", "message_of"]
 

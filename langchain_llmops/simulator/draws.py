@@ -6,12 +6,9 @@ import json
 from collections import Counter
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import TYPE_CHECKING
 
 from langchain_llmops.simulator.canonical import DIGEST_BYTES, digest_of
-
-if TYPE_CHECKING:
-    from langchain_llmops.simulator.types import EmbeddingRequest, Request
+from langchain_llmops.simulator.types import EmbeddingRequest, Request
 
 __all__ = ["Occasion", "Occasions", "key_of"]
 
@@ -25,7 +22,7 @@ class Occasion:
     ordinal: int = 1
 
     def seed(self, seed: int, purpose: str) -> int:
-        """64 bits from the seed, the purpose, the key and `nth` alone: a concurrent run draws what a serial one does."""
+        """64 bits from the seed, the purpose, the key and `nth`: a concurrent run draws what a serial one does."""
         text = f"{seed} {purpose} {self.nth} ".encode() + self.key
         return int.from_bytes(blake2b(text, digest_size=8).digest(), "big")
 
@@ -53,7 +50,6 @@ def key_of(request: Request | EmbeddingRequest) -> bytes:
 
     Two conversations that begin alike draw apart when they are named, so each one's faults are its own.
     """
-    inputs = getattr(request, "inputs", None)
-    if inputs is not None:
-        return blake2b(json.dumps(inputs).encode(), digest_size=DIGEST_BYTES).digest()
+    if isinstance(request, EmbeddingRequest):
+        return blake2b(json.dumps(request.inputs).encode(), digest_size=DIGEST_BYTES).digest()
     return digest_of(request.messages) + (request.conversation_id or "").encode()

@@ -61,7 +61,7 @@ class FaultPlan:
 
     @classmethod
     def mixed(cls, rate: float, seed: int = 0) -> FaultPlan:
-        """Faults that a retry can mend, `rate` in all: 40 % rate limits, 20 % each of 500 and 503, 10 % each cut and malformed."""
+        """Faults that a retry can mend, `rate` in all, in the shares of `TRANSIENT_MIX`."""
         if not 0 <= rate <= 1:
             raise SimulatorError(f"the fault rate must be between 0 and 1, not {rate}")
         return cls(rates={kind: rate * share for kind, share in TRANSIENT_MIX.items()}, seed=seed)
@@ -100,9 +100,9 @@ def fault_error(kind: str, model: str, plan: FaultPlan) -> ApiError | None:
             text = "The engine is currently overloaded, please try again later."
             return ApiError(503, text, kind="server_error", code="service_unavailable")
         case "context_overflow":
+            # The wording counts: openai 3 leaves the code out of `str(error)`, and LangChain looks for these words.
             text = (
-                "This model's maximum context length is 128000 tokens. However, your messages resulted in more than "
-                "that. Please reduce the length of the messages."
+                "Input tokens exceed the configured limit of 128000 tokens. Please reduce the length of the messages."
             )
             return ApiError(400, text, param="messages", code="context_length_exceeded")
         case _:

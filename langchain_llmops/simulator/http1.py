@@ -96,13 +96,11 @@ class HttpServer:
         """
         loop = asyncio.get_running_loop()
         try:
-            self._server = await loop.create_server(
-                lambda: _Connection(self), self.host, self.port, backlog=BACKLOG
-            )
+            self._server = await loop.create_server(lambda: _Connection(self), self.host, self.port, backlog=BACKLOG)
         except (OSError, OverflowError) as error:
             reason = getattr(error, "strerror", None) or error
             raise SimulatorError(
-                f"cannot listen on {self.host}:{self.port}: {reason}; choose another host or port (port 0 takes a free one)"
+                f"cannot listen on {self.host}:{self.port}: {reason}; choose another address (port 0 takes a free port)"
             ) from error
         self.port = self._server.sockets[0].getsockname()[1]
 
@@ -254,8 +252,9 @@ class _Connection(asyncio.Protocol):
         self._transport.write(unsent + self._event(h11.EndOfMessage()))
 
     def _whole(self, response: HttpResponse, body: bytes, extra: Headers = ()) -> bytes:
+        start = self._start(response, body, extra)
         data = b"" if self._is_head_request() else self._data(body)
-        return self._start(response, body, extra) + data + self._event(h11.EndOfMessage())
+        return start + data + self._event(h11.EndOfMessage())
 
     def _start(self, response: HttpResponse, body: bytes, extra: Headers = ()) -> bytes:
         headers = (*response.headers, ("content-length", str(len(body))), *extra)

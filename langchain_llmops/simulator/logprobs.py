@@ -10,8 +10,28 @@ from typing import Any, Final
 __all__ = ["token_logprobs"]
 
 _LIKELY: Final = 0.6
-_OTHERS: Final = tuple(
-    " the, a, to, of, and, is, in, for, it, you, that, on, with, as, be, this, are, not, or, we, can".split(",")
+_OTHERS: Final = (
+    " the",
+    " a",
+    " to",
+    " of",
+    " and",
+    " is",
+    " in",
+    " for",
+    " it",
+    " you",
+    " that",
+    " on",
+    " with",
+    " as",
+    " be",
+    " this",
+    " are",
+    " not",
+    " or",
+    " we",
+    " can",
 )
 
 

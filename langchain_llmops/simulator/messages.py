@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 __all__ = ["check_message", "check_messages", "invalid", "missing", "of_type"]
 
 ROLES: Final = ("system", "developer", "user", "assistant", "tool")
-PARTS: Final = {"text": "text", "image_url": "image_url", "input_audio": "input_audio", "file": "file", "refusal": "refusal"}
+PARTS: Final = ("text", "image_url", "input_audio", "file", "refusal")
+"""The types of content blocks; each has its value in a member of the same name."""
+
 _WORDS: Final = {
     bool: "a boolean",
     int: "an integer",
@@ -52,7 +54,7 @@ def check_messages(value: object) -> Iterator[Message]:
     """The messages of a request: each well formed, and tool results only where they answer tool calls."""
     messages = of_type(missing({"messages": value}, "messages", ""), list, "messages")
     if not messages:
-        text = "Invalid 'messages': empty array. Expected an array with minimum length 1, but got an empty array instead."
+        text = "Invalid 'messages': empty array. Expected an array with minimum length 1."
         raise invalid(text, "messages", code="empty_array")
     open_ids: dict[str, None] = {}  # an ordered set
     for i, message in enumerate(messages):
@@ -75,8 +77,8 @@ def _close(open_ids: dict[str, None], call_id: str, i: int) -> None:
 def _refuse_open(open_ids: dict[str, None], i: int) -> None:
     if open_ids:
         text = (
-            "An assistant message with 'tool_calls' must be followed by tool messages responding to each 'tool_call_id'. "
-            f"The following tool_call_ids did not have response messages: {', '.join(open_ids)}"
+            "An assistant message with 'tool_calls' must be followed by tool messages responding to each "
+            f"'tool_call_id'. The following tool_call_ids did not have response messages: {', '.join(open_ids)}"
         )
         raise invalid(text, f"messages.[{i}].role", code=None)
 
@@ -116,7 +118,7 @@ def _check_part(part: object, path: str) -> None:
     if kind not in PARTS:
         supported = ", ".join(f"'{name}'" for name in PARTS)
         raise invalid(f"Invalid value: '{kind}'. Supported values are: {supported}.", f"{path}.type")
-    value = missing(part, PARTS[kind], path)  # type: ignore[arg-type] # of_type has just shown it is a dict
+    value = missing(part, kind, path)  # type: ignore[arg-type] # of_type has just shown it is a dict
     if kind == "text":
         of_type(value, str, f"{path}.text")
 
@@ -124,7 +126,7 @@ def _check_part(part: object, path: str) -> None:
 def _check_calls(calls: object, role: str, path: str) -> None:
     param = f"{path}.tool_calls"
     if role != "assistant":
-        raise invalid(f"Invalid parameter: only messages with role 'assistant' can have 'tool_calls'. ('{param}')", param)
+        raise invalid(f"Invalid parameter: only messages with role 'assistant' can have '{param}'.", param)
     for i, call in enumerate(of_type(calls, list, param)):
         here = f"{param}[{i}]"
         of_type(call, dict, here)

@@ -30,8 +30,21 @@ __all__ = ["Recorder", "recording"]
 WRITE_EVERY_S: Final = 1.0
 TIMEOUT: Final = httpx.Timeout(600.0, connect=15.0)
 _HOP_BY_HOP: Final = frozenset(
-    "connection keep-alive proxy-authenticate proxy-authorization te trailer transfer-encoding upgrade host "
-    "content-length content-encoding accept-encoding expect".split()
+    [
+        "connection",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "host",
+        "content-length",
+        "content-encoding",
+        "accept-encoding",
+        "expect",
+    ]
 )
 logger = logging.getLogger(__name__)
 
@@ -168,5 +181,5 @@ def _messages_of(http: HttpRequest) -> list[dict[str, Any]] | None:
     try:
         messages = json.loads(http.body)["messages"]
         return [check_message(message, f"messages[{i}]") for i, message in enumerate(messages)]
-    except (ValueError, LookupError, TypeError, ApiError):  # the provider's own checks decide; such a one is not recorded
+    except (ValueError, LookupError, TypeError, ApiError):  # not recorded: the provider's own checks decide
         return None

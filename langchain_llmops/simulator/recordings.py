@@ -15,7 +15,7 @@ from langchain_llmops.simulator.messages import check_message
 from langchain_llmops.simulator.types import ApiError, Message, SimulatorError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Container, Iterable
 
 __all__ = ["Recording", "read_recordings", "write_recordings"]
 
@@ -40,9 +40,7 @@ def read_recordings(path: str | Path) -> list[Recording]:
         with _open(Path(path), "rb") as lines:
             for number, line in enumerate(lines, start=1):  # noqa: B007 - the error below names the line
                 if line.strip():
-                    recording = _parse(line)
-                    if recording.conversation_id in recordings:
-                        raise _LineError(f"conversation_id {recording.conversation_id!r} stands twice")
+                    recording = _parse(line, recordings)
                     recordings[recording.conversation_id] = recording
     except _LineError as error:
         raise SimulatorError(f"{path}, line {number}: {error}") from error
@@ -83,7 +81,7 @@ def _open(path: Path, mode: str) -> IO[bytes]:
     return gzip.open(path, mode) if path.suffix == ".gz" else path.open(mode)  # type: ignore[return-value] # binary modes only
 
 
-def _parse(line: bytes) -> Recording:
+def _parse(line: bytes, others: Container[str]) -> Recording:
     try:
         value = json.loads(line)
     except (ValueError, RecursionError) as error:
@@ -92,6 +90,8 @@ def _parse(line: bytes) -> Recording:
         raise _LineError("needs an object with `conversation_id` and a list `messages`")
     if not isinstance(value.get("conversation_id"), str) or not value["conversation_id"]:
         raise _LineError("needs a `conversation_id` that is text")
+    if value["conversation_id"] in others:
+        raise _LineError(f"conversation_id {value['conversation_id']!r} stands twice")
     try:
         messages = tuple(check_message(m, f"messages[{i}]") for i, m in enumerate(value["messages"]))
     except ApiError as error:

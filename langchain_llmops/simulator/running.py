@@ -97,23 +97,26 @@ def running(
         yield RunningSimulator(server)
 
 
+_Stop = tuple[asyncio.AbstractEventLoop, asyncio.Event]
+
+
 @contextmanager
 def on_thread(service: Service, name: str) -> Iterator[None]:
     """Run a service on a daemon thread with its own loop; errors of its start and its stop are raised here."""
-    started: Future[Callable[[], None]] = Future()
+    started: Future[_Stop] = Future()
     ended: Future[None] = Future()
     thread = threading.Thread(target=_run, args=(service, started, ended), name=name, daemon=True)
     thread.start()
-    end = started.result()
+    loop, stop = started.result()
     try:
         yield
     finally:
-        end()
+        loop.call_soon_threadsafe(stop.set)
         thread.join()
-    ended.result()
+        ended.result()
 
 
-def _run(service: Service, started: Future[Callable[[], None]], ended: Future[None]) -> None:
+def _run(service: Service, started: Future[_Stop], ended: Future[None]) -> None:
     try:
         asyncio.run(_serve(service, started))
     except BaseException as error:  # noqa: BLE001 - handed to the thread that waits, which raises it
@@ -122,9 +125,9 @@ def _run(service: Service, started: Future[Callable[[], None]], ended: Future[No
         ended.set_result(None)
 
 
-async def _serve(service: Service, started: Future[Callable[[], None]]) -> None:
+async def _serve(service: Service, started: Future[_Stop]) -> None:
     await service.start()
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
-    started.set_result(lambda: loop.call_soon_threadsafe(stop.set) and None)
+    started.set_result((loop, stop))
     await stop.wait()
     await service.stop()

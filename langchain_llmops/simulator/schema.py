@@ -17,6 +17,7 @@ Schema = dict[str, Any]
 DEEP: Final = 5
 """Below this depth only what is required is generated, which ends recursive schemas."""
 TOO_DEEP: Final = 40
+ANY: Final[Schema] = {}
 _UNSUPPORTED: Final = (
     "pattern", "not", "if", "patternProperties", "propertyNames", "contains", "minProperties", "dependentRequired",
 )  # fmt: skip
@@ -50,12 +51,10 @@ class _Generator:
     def __init__(self, root: Mapping[str, Any]) -> None:
         self._root = root
 
-    def value(self, schema: Schema | bool, name: str, depth: int) -> Any:  # noqa: FBT001 - true is a JSON schema
+    def value(self, schema: Schema, name: str, depth: int) -> Any:
         """One instance; `name` is the property it stands under."""
         if depth > TOO_DEEP:
             raise _invalid("it has no finite instance")
-        if schema is True:
-            return name
         node = self._plain(schema, depth)
         unsupported = next((keyword for keyword in _UNSUPPORTED if keyword in node), None)
         if unsupported:
@@ -68,7 +67,7 @@ class _Generator:
 
     def _plain(self, schema: Schema, depth: int) -> Schema:
         """The schema with references, unions and intersections resolved into it."""
-        node = dict(schema)
+        node = ANY if schema is True else dict(schema)  # type: ignore[comparison-overlap] # true is a schema too
         for _ in range(TOO_DEEP):
             if "$ref" in node:
                 node = {**self._resolve(node.pop("$ref")), **node}
@@ -109,14 +108,14 @@ class _Generator:
     def _object(self, node: Schema, depth: int) -> dict[str, Any]:
         properties = node.get("properties", {})
         required = node.get("required", [])
-        extra = node.get("additionalProperties") or True
+        extra = node.get("additionalProperties") or ANY
         names = [name for name in properties if depth < DEEP or name in required]
         names += [name for name in required if name not in properties]
         return {name: self.value(properties.get(name, extra), name, depth + 1) for name in names}
 
     def _array(self, node: Schema, name: str, depth: int) -> list[Any]:
         fixed = [self.value(item, name, depth + 1) for item in node.get("prefixItems", ())]
-        items = node.get("items", True)
+        items = node.get("items", ANY)
         wanted = node.get("minItems", 1 if depth < DEEP and items is not False else 0)
         more = max(0, min(wanted, node.get("maxItems", wanted)) - len(fixed))
         if more > 1 and node.get("uniqueItems"):

@@ -1,8 +1,8 @@
-"""Answers by rules from a small YAML or JSON file.
+r"""Answers by rules from a small YAML or JSON file.
 
 A script is a list; the first rule that matches answers, the `default` when none does:
 
-    - when: {regex: "order (?P<id>\\d+)"}
+    - when: {regex: "order (?P<id>\d+)"}
       reply: {tool_calls: [{name: lookup_order, arguments: {order_id: "{id}"}}]}
     - when: {last_role: tool, contains: shipped}
       reply: {content: "It is on its way."}
@@ -87,7 +87,8 @@ class Scripted:
         elif set(fields) == {"when", "reply"}:
             self._rules.append(_Rule.of(_mapping(fields["when"], "`when`"), fields["reply"]))
         else:
-            raise _RuleError(f"needs `when` and `reply`, or only `default`; it has {', '.join(map(str, fields)) or 'nothing'}")
+            present = ", ".join(map(str, fields)) or "nothing"
+            raise _RuleError(f"needs `when` and `reply`, or only `default`; it has {present}")
 
 
 class _RuleError(Exception):
@@ -118,7 +119,7 @@ class _Rule:
         elif role is None and (pattern is not None or texts["contains"] is not None):
             role = "user"  # or a rule that calls a tool would match again on its result, for ever
         regex = _compiled(pattern) if pattern is not None else None
-        return cls(**texts, regex=regex, last_role=role, reply=_Template.of(reply))  # type: ignore[arg-type] # texts has the other fields
+        return cls(**texts, regex=regex, last_role=role, reply=_Template.of(reply))
 
     def match(self, request: Request) -> dict[str, str] | None:
         """The captures when the rule matches, else None."""

@@ -63,7 +63,8 @@ class SimulatorServer:
     ) -> None:
         self._behaviour = behaviour or Echo()
         self._settings = settings or ServerSettings()
-        self._count = lru_cache(COUNTED_TEXTS)(self._settings.count_tokens)  # a conversation repeats its texts each turn
+        # A conversation repeats its texts in every turn, so their counts are kept.
+        self._count = lru_cache(COUNTED_TEXTS)(self._settings.count_tokens)
         self._occasions = Occasions()
         self._counters = Counters()
         self._stopping = asyncio.Event()
@@ -109,6 +110,7 @@ class SimulatorServer:
         try:
             response = await self._route(http)(http)
         except ApiError as error:
+            self._counters.failed(error.code)
             response = HttpResponse.of_error(error)
         except ConnectionCut:
             raise
@@ -233,9 +235,7 @@ class SimulatorServer:
             body = body[:half]
         return HttpResponse(200, body, (_JSON,))
 
-    async def _stream(
-        self, answer: Answer, fault: str | None, delays: Iterable[float]
-    ) -> AsyncGenerator[bytes, None]:
+    async def _stream(self, answer: Answer, fault: str | None, delays: Iterable[float]) -> AsyncGenerator[bytes, None]:
         """The frames with a delay before each, ending half-way where the fault says so."""
         frames, tail = chat_frames(answer)
         if fault in ("cut", "malformed"):

@@ -12,9 +12,9 @@ __all__ = ["Counters", "Stats"]
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """Counts since the start; `/healthz` and `/__stats` are not counted, except that `in_flight` has whatever is open now.
+    """Counts since the start, without `/healthz` and `/__stats`; `in_flight` has whatever is open now.
 
-    `by_path` has the known paths and "other". A request that hangs has no status.
+    `by_path` has the known paths and "other", `by_code` the error bodies by their code. A request that hangs has no status.
     """
 
     requests: int = 0
@@ -22,6 +22,7 @@ class Stats:
     by_path: dict[str, int] = field(default_factory=dict)
     by_status: dict[int, int] = field(default_factory=dict)
     by_model: dict[str, int] = field(default_factory=dict)
+    by_code: dict[str, int] = field(default_factory=dict)
     faults: dict[str, int] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
@@ -38,6 +39,7 @@ class Counters:
         self._statuses: Counter[int] = Counter()
         self._models: Counter[str] = Counter()
         self._faults: Counter[str] = Counter()
+        self._codes: Counter[str] = Counter()
 
     def came(self, path: str) -> None:
         """A request came in."""
@@ -48,6 +50,11 @@ class Counters:
         """An answer with this status is about to leave."""
         with self._lock:
             self._statuses[status] += 1
+
+    def failed(self, code: str | None) -> None:
+        """An error with this code is about to leave."""
+        with self._lock:
+            self._codes[code or "none"] += 1
 
     def asked(self, model: str) -> None:
         """A well-formed request named this model."""
@@ -68,5 +75,6 @@ class Counters:
                 by_path=dict(self._paths),
                 by_status=dict(self._statuses),
                 by_model=dict(self._models),
+                by_code=dict(self._codes),
                 faults=dict(self._faults),
             )

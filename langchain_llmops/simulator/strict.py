@@ -13,7 +13,7 @@ __all__ = ["check_strict"]
 
 
 def check_strict(schema: Mapping[str, Any], owner: str, param: str) -> None:
-    """Refuse a schema that strict mode refuses: the root is an object, every object is closed and requires all its properties."""
+    """Refuse what strict mode refuses: the root is an object, each object is closed and requires all it has."""
     if schema.get("type") != "object":
         kind = schema.get("type")
         reason = f"schema must be a JSON Schema of 'type: \"object\"', got 'type: \"{kind}\"'."

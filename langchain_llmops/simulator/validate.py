@@ -46,8 +46,22 @@ _TYPED: Final[dict[str, type]] = {
     "user": str,
 }
 _TAKEN_AS_GIVEN: Final = frozenset(
-    "logit_bias modalities moderation prediction prompt_cache_key prompt_cache_options prompt_cache_retention "
-    "reasoning_effort safety_identifier service_tier stop tool_choice verbosity web_search_options".split()
+    [
+        "logit_bias",
+        "modalities",
+        "moderation",
+        "prediction",
+        "prompt_cache_key",
+        "prompt_cache_options",
+        "prompt_cache_retention",
+        "reasoning_effort",
+        "safety_identifier",
+        "service_tier",
+        "stop",
+        "tool_choice",
+        "verbosity",
+        "web_search_options",
+    ]
 )
 _CHAT: Final = frozenset({"model", "messages", *_NUMBERS, *_TYPED, *_TAKEN_AS_GIVEN})
 _EMBEDDINGS: Final = frozenset({"model", "input", "dimensions", "encoding_format", "user"})
@@ -69,7 +83,8 @@ def parse_chat(body: dict[str, Any], models: Sequence[str] | None, conversation_
     _check_names(body, _CHAT)
     model = _model(body, models)
     if "embedding" in model:
-        raise invalid("This is not a chat model and thus not supported in the v1/chat/completions endpoint.", "model", 404)
+        text = "This is not a chat model and thus not supported in the v1/chat/completions endpoint."
+        raise invalid(text, "model", 404)
     messages = tuple(check_messages(body.get("messages")))
     _check_scalars(body)
     tools = tuple(_tool(tool, f"tools[{i}]") for i, tool in enumerate(body.get("tools", ())))
@@ -122,11 +137,8 @@ def _model(body: dict[str, Any], models: Sequence[str] | None) -> str:
     model: str = of_type(body["model"], str, "model")
     if models is None or model in models or _SNAPSHOT.sub("", model) in models:
         return model
-    raise ApiError(
-        404,
-        f"The model `{model}` does not exist or you do not have access to it. The simulator serves: {', '.join(models)}.",
-        code="model_not_found",
-    )
+    text = f"The model `{model}` does not exist or you do not have access to it."
+    raise ApiError(404, f"{text} The simulator serves: {', '.join(models)}.", code="model_not_found")
 
 
 def _check_scalars(body: dict[str, Any]) -> None:
@@ -166,7 +178,7 @@ def _check_combinations(body: dict[str, Any]) -> None:
         if name in body and not body.get(needed):
             raise invalid(f"Invalid value for '{name}': '{name}' is only allowed when {wanted}.", name)
     if "max_tokens" in body and "max_completion_tokens" in body:
-        raise invalid("Setting 'max_tokens' and 'max_completion_tokens' at the same time is not supported.", "max_tokens")
+        raise invalid("Setting 'max_tokens' and 'max_completion_tokens' together is not supported.", "max_tokens")
     tools = body.get("tools")
     if tools is not None and not 1 <= len(tools) <= MAX_TOOLS:
         raise invalid(f"Invalid 'tools': expected an array of 1 to {MAX_TOOLS} elements, got {len(tools)}.", "tools")
@@ -213,8 +225,8 @@ def _response_format(body: dict[str, Any]) -> dict[str, Any] | None:
         return None
     if kind == "json_object":
         if "json" not in json.dumps(body["messages"]).lower():
-            text = "'messages' must contain the word 'json' in some form, to use 'response_format' of type 'json_object'."
-            raise invalid(text, "messages")
+            text = "'messages' must contain the word 'json' in some form"
+            raise invalid(f"{text}, to use 'response_format' of type 'json_object'.", "messages")
         return {"type": kind}
     if kind != "json_schema":
         supported = "'json_object', 'json_schema', and 'text'"

@@ -93,7 +93,7 @@ def _logprobs(answer: Answer, pieces: list[str]) -> dict[str, Any] | None:
 
 
 def chat_frames(answer: Answer) -> tuple[list[bytes], bytes]:
-    """The stream: its frames in order, the first with the role, then the tail that ends it (finish, usage, `[DONE]`)."""
+    """The stream: its frames, the first with the role, and the tail that ends it (finish, usage, `[DONE]`)."""
     frames: list[bytes] = []
     tail = b""
     for index in range(answer.request.n):

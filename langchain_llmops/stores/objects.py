@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
@@ -169,12 +170,13 @@ def _cloud(url: str, setting: str, timeout_s: float) -> Any:
     client: Any = {"timeout": f"{timeout_s}s", "connect_timeout": f"{timeout_s}s"}
     if config.pop("allow_http", "").lower() in ("1", "true", "yes") or config.get("endpoint", "").startswith("http://"):
         client["allow_http"] = True
+    retry: Any = {"max_retries": 2, "retry_timeout": timedelta(seconds=timeout_s)}
     try:
         return obstore.store.from_url(
             f"{parts.scheme}://{parts.netloc}{parts.path}",
             config=config or None,
             client_options=client,
-            retry_config={"max_retries": 2, "retry_timeout": f"{timeout_s}s"},
+            retry_config=retry,
         )
     except (BaseError, ValueError, TypeError) as error:
         first = redact(" ".join(str(error).split())[:200])

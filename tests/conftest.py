@@ -1,0 +1,84 @@
+"""Fixtures for the whole suite: real servers, started once a session when first asked for."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import uuid
+
+import pytest
+
+from tests.support import servers
+
+
+def _server(start, variable: str):
+    """The user's own server when the variable names one, else a child; in CI a server that cannot start is a failure."""
+    given = os.environ.get(variable)
+    if given:
+        yield given
+        return
+    with contextlib.ExitStack() as stack:
+        try:
+            server = stack.enter_context(start())
+        except (RuntimeError, OSError) as error:
+            if os.environ.get("CI"):
+                raise
+            pytest.skip(f"{start.__name__}: {error}")
+        yield getattr(server, "url", server)
+
+
+@pytest.fixture(scope="session")
+def redis_url():
+    yield from _server(servers.redis_server, "LLMOPS_TEST_REDIS_URL")
+
+
+@pytest.fixture(scope="session")
+def redis_cluster_url():
+    yield from _server(servers.redis_cluster, "LLMOPS_TEST_REDIS_CLUSTER_URL")
+
+
+@pytest.fixture(scope="session")
+def postgres_cluster_url():
+    yield from _server(servers.postgres_server, "LLMOPS_TEST_POSTGRES_URL")
+
+
+@pytest.fixture(scope="session")
+def rclone_url():
+    yield from _server(servers.rclone_s3, "LLMOPS_TEST_S3_URL")
+
+
+@pytest.fixture(scope="session")
+def moto_url():
+    yield from _server(servers.moto_s3, "LLMOPS_TEST_S3_URL")
+
+
+@pytest.fixture
+def postgres_url(postgres_cluster_url):
+    """A database of the test's own."""
+    import psycopg
+
+    name = f"llmops_{uuid.uuid4().hex[:12]}"
+    with psycopg.connect(postgres_cluster_url, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+    head, _, tail = postgres_cluster_url.rpartition("/")
+    query = "?" + tail.partition("?")[2] if "?" in tail else ""
+    yield f"{head}/{name}{query}"
+    with psycopg.connect(postgres_cluster_url, autocommit=True) as connection:
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def s3_url(rclone_url):
+    """A prefix of the test's own."""
+    head, _, query = rclone_url.partition("?")
+    return f"{head}/{uuid.uuid4().hex[:12]}?{query}"
+
+
+@pytest.fixture
+def clean_redis_url(redis_url):
+    """Redis with nothing in it."""
+    import redis
+
+    with contextlib.closing(redis.Redis.from_url(redis_url)) as client:
+        client.flushdb()
+    return redis_url
