@@ -48,15 +48,13 @@ class HttpPool:
 
 class _PerLoop(httpx.AsyncBaseTransport):
     def __init__(self) -> None:
-        self._transports = PerLoop(lambda: httpx.AsyncHTTPTransport(limits=LIMITS))
+        self._transports = PerLoop(lambda: httpx.AsyncHTTPTransport(limits=LIMITS), httpx.AsyncHTTPTransport.aclose)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        return await self._transports.get().handle_async_request(request)
+        return await (await self._transports.get()).handle_async_request(request)
 
     async def aclose(self) -> None:
-        transport = self._transports.pop()
-        if transport is not None:
-            await transport.aclose()
+        await self._transports.aclose()
 
 
 class ModelFactory:
@@ -80,9 +78,10 @@ class ModelFactory:
         if model.startswith(("openai:", "gpt-", "o1", "o3", "o4")):
             settings |= {"stream_usage": True, **self._pool.options()}
         try:
-            return init_chat_model(model, **{**settings, **options})
+            built: BaseChatModel = init_chat_model(model, **{**settings, **options})
         except (ImportError, ValueError) as error:
             raise ConfigurationError(f"model {model!r}: {str(error).splitlines()[0]}") from error
+        return built
 
     def _take_over(self, model: BaseChatModel) -> BaseChatModel:
         if isinstance(model, DelegatingChatModel):

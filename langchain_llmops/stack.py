@@ -131,7 +131,7 @@ class LLMOps:
 
     @property
     def callbacks(self) -> list[BaseCallbackHandler]:
-        """The handler and, when LangSmith tracing is on, our tracer, in the order they must stand."""
+        """The handler and, when LangSmith tracing is on, our tracer."""
         return [self.handler, self._tracer] if tracing_is_enabled() else [self.handler]
 
     @property
@@ -286,7 +286,7 @@ class LLMOps:
 
     @cached_property
     def _tracer(self) -> OpsTracer:
-        return OpsTracer(records=self._records)
+        return OpsTracer(handler=self.handler, records=self._records)
 
     @cached_property
     def _pool(self) -> HttpPool:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from langchain_llmops.core.errors import LLMOpsError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Hashable
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Hashable
 
 __all__ = ["DOOR", "Door", "PerLoop", "SingleFlight", "drive", "run_sync"]
 
@@ -108,34 +108,47 @@ def run_sync(coroutine: Coroutine[Any, Any, T], timeout_s: float | None = None) 
 
 
 class PerLoop(Generic[T]):
-    """One value per running event loop: asyncio clients cannot be shared between loops, nor across a fork."""
+    """One client per running event loop: asyncio clients cannot be shared between loops, nor across a fork.
 
-    def __init__(self, factory: Callable[[], T]) -> None:
+    A client is closed by `aclose()` on its loop, or else when its loop ends: `asyncio.run` finishes the async
+    generators that are still open, and one of them guards each client.
+    """
+
+    def __init__(self, factory: Callable[[], T], close: Callable[[T], Awaitable[None]]) -> None:
         self._factory = factory
-        self._values: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, T] = weakref.WeakKeyDictionary()
-        self._pid = os.getpid()
-        self._lock = threading.Lock()
+        self._close = close
+        self._reset()
 
-    def get(self) -> T:
-        """The value of the running loop, made on first use."""
-        loop = asyncio.get_running_loop()
+    async def get(self) -> T:
+        """The client of the running loop, made on first use."""
         if self._pid != os.getpid():
-            self._values, self._pid, self._lock = weakref.WeakKeyDictionary(), os.getpid(), threading.Lock()
-        value = self._values.get(loop)
-        if value is None:
-            with self._lock:
-                value = self._values[loop] = self._factory()
-        return value
+            self._reset()
+        loop = asyncio.get_running_loop()
+        found = self._clients.get(loop)
+        if found is None:
+            client = self._factory()
+            guard = self._guard(client)
+            found = self._clients[loop] = (client, guard)
+            await anext(guard)
+        return found[0]
 
-    def pop(self) -> T | None:
-        """Forget and return the running loop's value."""
-        with self._lock:
-            return self._values.pop(asyncio.get_running_loop(), None)
+    async def aclose(self) -> None:
+        """Close the running loop's client, if it has one."""
+        found = self._clients.pop(asyncio.get_running_loop(), None)
+        if found is not None:
+            await found[1].aclose()
 
-    def items(self) -> list[tuple[asyncio.AbstractEventLoop, T]]:
-        """Every live loop with its value."""
-        with self._lock:
-            return list(self._values.items())
+    async def _guard(self, client: T) -> AsyncGenerator[None, None]:
+        try:
+            yield
+        finally:
+            await self._close(client)
+
+    def _reset(self) -> None:
+        self._pid = os.getpid()
+        self._clients: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[T, AsyncGenerator[None, None]]] = (
+            weakref.WeakKeyDictionary()
+        )
 
 
 class _Flight:

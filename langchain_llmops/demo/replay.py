@@ -76,7 +76,7 @@ def recorded_tools(conversations: Iterable[Conversation]) -> list[BaseTool]:
 
 
 def _recorded_tool(name: str, arguments: dict[str, set[str]]) -> BaseTool:
-    def answer(runtime: ToolRuntime, **_: Any) -> str:
+    def answer(runtime: ToolRuntime[ReplayContext, Any], **_: Any) -> str:
         return _recorded_result(runtime, name)
 
     properties = {key: {"type": sorted(kinds)} for key, kinds in arguments.items()}
@@ -84,7 +84,7 @@ def _recorded_tool(name: str, arguments: dict[str, set[str]]) -> BaseTool:
     return StructuredTool(name=name, description=f"{name}, as recorded.", args_schema=schema, func=answer)
 
 
-def _recorded_result(runtime: ToolRuntime, name: str) -> str:
+def _recorded_result(runtime: ToolRuntime[ReplayContext, Any], name: str) -> str:
     """The result by the number of tool messages in the state: ids and arguments repeat, the order does not."""
     messages: Sequence[BaseMessage] = runtime.state["messages"]
     before = sum(isinstance(message, ToolMessage) for message in messages)

@@ -89,9 +89,9 @@ class Demo:
             await runner.run()
         extra: dict[str, Any] = {"seconds": time.perf_counter() - began, "resumed": dict(runner.counts)}
         if self.replay:
-            extra["replay"] = {**await runner.check(), "unknown_prefixes": simulator.stats.by_code.get("unknown_prefix", 0)}
+            extra["replay"] = await runner.check()
         if simulator is not None:
-            extra["injected_faults"] = dict(simulator.stats.faults)
+            extra |= _provider_side(simulator, extra)
         extra["failed_conversations"] = runner.failed
         extra["archived"] = await runner.archive()
         return await ops.areport(extra=extra)
@@ -102,7 +102,7 @@ class Demo:
         """One agent per system prompt."""
         model = ops.router(SIMPLE, COMPLEX, **self._provider(simulator))
         tools = recorded_tools(self.conversations) if self.replay else shop_tools()
-        made: dict[str, CompiledStateGraph[Any, Any, Any, Any]] = {}
+        made: dict[str | None, CompiledStateGraph[Any, Any, Any, Any]] = {}
 
         def agent_for(conversation: Conversation) -> CompiledStateGraph[Any, Any, Any, Any]:
             prompt = conversation.system if self.replay else SYSTEM_PROMPT
@@ -129,6 +129,15 @@ class Demo:
         if not os.environ.get("OPENAI_API_KEY"):
             raise ConfigurationError("--live needs OPENAI_API_KEY in the environment")
         return {}
+
+
+def _provider_side(simulator: RunningSimulator, extra: dict[str, Any]) -> dict[str, Any]:
+    """What only the simulator can know."""
+    stats = simulator.stats
+    told: dict[str, Any] = {"injected_faults": dict(stats.faults)}
+    if "replay" in extra:
+        told["replay"] = {**extra["replay"], "unknown_prefixes": stats.by_code.get("unknown_prefix", 0)}
+    return told
 
 
 async def _reach(ops: LLMOps) -> None:

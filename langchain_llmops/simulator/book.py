@@ -40,10 +40,12 @@ class Book:
         digests = list(chain(messages))
         if digests[-1] in self._prefixes:
             return False
-        shorter = [self._by_digest.pop(digest) for digest in digests[:-1] if digest in self._by_digest]
-        name = shorter[-1].conversation_id if shorter else f"rec-{digests[-1].hex()[:16]}"
+        begun = [self._by_digest.pop(digest) for digest in digests[:-1] if digest in self._by_digest]
+        # The beginning stays as the provider said it: a client spells it anew (null as "", no refusal, other spaces).
+        known = begun[-1].messages if begun else ()
+        name = begun[-1].conversation_id if begun else f"rec-{digests[-1].hex()[:16]}"
         self._prefixes.update(digests)
-        self._by_digest[digests[-1]] = Recording(name, tuple(messages))
+        self._by_digest[digests[-1]] = Recording(name, (*known, *messages[len(known) :]))
         return True
 
 

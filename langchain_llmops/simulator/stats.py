@@ -14,7 +14,7 @@ __all__ = ["Counters", "Stats"]
 class Stats:
     """Counts since the start, without `/healthz` and `/__stats`; `in_flight` has whatever is open now.
 
-    `by_path` has the known paths and "other", `by_code` the error bodies by their code. A request that hangs has no status.
+    `by_path` has the known paths and "other", `by_code` the error bodies by code. A request that hangs has no status.
     """
 
     requests: int = 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 import time
 from contextlib import asynccontextmanager, contextmanager
 from functools import lru_cache
@@ -139,18 +141,23 @@ class _Pool:
 class _AsyncPool(_Pool):
     def __init__(self, url: str, setting: str, timeout_s: float) -> None:
         super().__init__(url, setting, timeout_s)
-        self._pools: PerLoop[AsyncConnectionPool[Any]] = PerLoop(lambda: AsyncConnectionPool(**self._options()))
-        self._proven: set[int] = set()
+        self._pools: PerLoop[_LoopPool] = PerLoop(lambda: _LoopPool(self._options()), _LoopPool.aclose)
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Any]:
-        pool = self._pools.get()
+        mine = await self._pools.get()
         with self.typed():
-            if pool.closed:
-                await self._prove()
-                await pool.open()
-            async with pool.connection() as connection:
-                yield connection
+            await mine.open(self._url)
+            lent = mine.pool.connection()
+            connection = await lent.__aenter__()
+        # only what the driver does is typed: an error of the caller's block passes as it is
+        try:
+            yield connection
+        except BaseException as error:
+            await lent.__aexit__(type(error), error, error.__traceback__)
+            raise
+        with self.typed():
+            await lent.__aexit__(None, None, None)
 
     async def run(self, connection: Any, statement: str, parameters: Sequence[Any], *, many: bool = False) -> Any:
         with self.typed():
@@ -159,30 +166,57 @@ class _AsyncPool(_Pool):
             return (await cursor.fetchall() if cursor.description else []), cursor.rowcount
 
     async def close(self) -> None:
-        pool = self._pools.pop()
-        if pool is not None:
-            await pool.close()
+        await self._pools.aclose()
 
-    async def _prove(self) -> None:
-        """The first connection is made outside the pool, which would hide why it fails behind a timeout."""
-        options = self._options()["kwargs"]
-        await (await psycopg.AsyncConnection.connect(self._url, **options)).close()
+
+class _LoopPool:
+    """A loop's pool, opened once. The first connection is made outside it: a pool hides why one fails in a timeout."""
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        self.pool: AsyncConnectionPool[Any] = AsyncConnectionPool(**options)
+        self._options = options["kwargs"]
+        self._opening = asyncio.Lock()
+        self._ready = False
+
+    async def open(self, url: str) -> None:
+        if self._ready:
+            return
+        async with self._opening:
+            if not self._ready:
+                await (await psycopg.AsyncConnection.connect(url, **self._options)).close()
+                await self.pool.open()
+                self._ready = True
+
+    async def aclose(self) -> None:
+        await self.pool.close()
 
 
 class _BlockingPool(_Pool):
     def __init__(self, url: str, setting: str, timeout_s: float) -> None:
         super().__init__(url, setting, timeout_s)
         self._pool: ConnectionPool[Any] | None = None
+        self._opening = threading.Lock()
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Any]:
         with self.typed():
+            lent = self._opened().connection()
+            connection = lent.__enter__()
+        try:
+            yield connection
+        except BaseException as error:
+            lent.__exit__(type(error), error, error.__traceback__)
+            raise
+        with self.typed():
+            lent.__exit__(None, None, None)
+
+    def _opened(self) -> ConnectionPool[Any]:
+        with self._opening:
             if self._pool is None:
                 psycopg.connect(self._url, **self._options()["kwargs"]).close()
                 self._pool = ConnectionPool(**self._options())
                 self._pool.open()
-            with self._pool.connection() as connection:
-                yield connection
+            return self._pool
 
     async def run(self, connection: Any, statement: str, parameters: Sequence[Any], *, many: bool = False) -> Any:
         with self.typed():

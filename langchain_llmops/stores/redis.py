@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 from urllib.parse import urlsplit
@@ -26,6 +28,7 @@ from langchain_llmops.core.redaction import redact, redact_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from contextlib import AbstractAsyncContextManager
 
     from langchain_llmops.stores.base import KeyValue, Objects, Sql
 
@@ -171,40 +174,44 @@ class _RedisKeyValue:
             error, redis.ReadOnlyError | redis.BusyLoadingError
         ):
             raise StoreError(f"{self._setting}: Redis at {_place(self._url)} refused a command: {text}") from cause
+        why = text or type(error).__name__
         raise StoreUnavailableError(
-            f"{self._setting}: Redis at {_place(self._url)} cannot be reached ({text}); start it or correct the URL"
+            f"{self._setting}: Redis at {_place(self._url)} cannot be reached ({why}); start it or correct the URL"
         ) from cause
 
 
 class _Async(_RedisKeyValue):
     def __init__(self, url: str, setting: str, timeout_s: float) -> None:
         super().__init__(url, setting, timeout_s)
-        self._clients: PerLoop[Any] = PerLoop(self._client)
+        self._clients: PerLoop[_Client] = PerLoop(self._client, _Client.aclose)
 
     async def command(self, *parts: Any) -> Any:
+        client = await self._clients.get()
         with self._typed():
-            return await self._clients.get().execute_command(*parts)
+            async with client.gate:
+                return await client.raw.execute_command(*parts)
 
     async def many(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+        client = await self._clients.get()
         with self._typed():
-            pipeline = self._clients.get().pipeline(**_plain(cluster=self._cluster))
+            pipeline = client.raw.pipeline(**_plain(cluster=self._cluster))
             for parts in commands:
                 pipeline.execute_command(*parts)
-            results: list[Any] = await pipeline.execute()
+            async with client.gate:
+                results: list[Any] = await pipeline.execute()
             return results
 
     async def close(self) -> None:
-        client = self._clients.pop()
-        if client is not None:
-            await client.aclose()
+        await self._clients.aclose()
 
-    def _client(self) -> Any:
+    def _client(self) -> _Client:
         if self._cluster:
-            return aredis.RedisCluster.from_url(_cluster_url(self._url), **self._options())
+            cluster = aredis.RedisCluster.from_url(_cluster_url(self._url), **self._options())
+            return _Client(cluster, asyncio.Semaphore(MAX_CONNECTIONS))
         pool = aredis.BlockingConnectionPool.from_url(
             self._url, max_connections=MAX_CONNECTIONS, timeout=self._timeout_s, **self._options()
         )
-        return aredis.Redis.from_pool(pool)
+        return _Client(aredis.Redis.from_pool(pool), nullcontext())
 
 
 class _Blocking(_RedisKeyValue):
@@ -241,6 +248,17 @@ class _Blocking(_RedisKeyValue):
             self._url, max_connections=MAX_CONNECTIONS, timeout=self._timeout_s, **self._options()
         )
         return redis.Redis.from_pool(pool)
+
+
+@dataclass(frozen=True)
+class _Client:
+    """A client and the gate before it: a cluster's pools fail when they are empty, where a server's pool waits."""
+
+    raw: Any
+    gate: AbstractAsyncContextManager[Any]
+
+    async def aclose(self) -> None:
+        await self.raw.aclose()
 
 
 def _check(url: str, setting: str) -> None:

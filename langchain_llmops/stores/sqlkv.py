@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from langchain_llmops.stores.base import Sql
+    from langchain_llmops.stores.base import Dialect, Sql
 
 __all__ = ["SqlKeyValue"]
 
@@ -21,6 +21,10 @@ UPSERT: Final = (
     "INSERT INTO llmops_kv (key, value, expires_at) VALUES (?, ?, ?)"
     " ON CONFLICT (key) DO UPDATE SET value = excluded.value, expires_at = excluded.expires_at"
 )
+READ_TO_CHANGE: Final[Mapping[Dialect, str]] = {
+    "sqlite": "SELECT value FROM llmops_kv WHERE key = ?",
+    "postgresql": "SELECT value FROM llmops_kv WHERE key = ? FOR UPDATE",
+}
 
 
 class _Clock(Protocol):
@@ -92,8 +96,7 @@ class SqlKeyValue:
                 UPSERT + " WHERE llmops_kv.expires_at IS NOT NULL AND llmops_kv.expires_at <= ?",
                 (name, b"0", expires, now),
             )
-            lock = " FOR UPDATE" if sql.dialect == "postgresql" else ""
-            rows = await transaction.fetch("SELECT value FROM llmops_kv WHERE key = ?" + lock, (name,))
+            rows = await transaction.fetch(READ_TO_CHANGE[sql.dialect], (name,))
             total = int(bytes(rows[0][0])) + by
             await transaction.execute("UPDATE llmops_kv SET value = ? WHERE key = ?", (str(total).encode(), name))
         return total

@@ -10,9 +10,13 @@ from langchain_core.tracers.langchain import LangChainTracer
 from langchain_llmops.core.events import CallFinished, Event
 
 if TYPE_CHECKING:
+    from uuid import UUID
+
+    from langchain_core.outputs import LLMResult
     from langchain_core.tracers.schemas import Run
 
     from langchain_llmops.core.types import CallRecord
+    from langchain_llmops.telemetry.handler import OpsCallbackHandler
 
 __all__ = ["OpsTracer", "RecentRecords"]
 
@@ -41,20 +45,43 @@ class RecentRecords:
 class OpsTracer(LangChainTracer):
     """Sends runs as LangChain's own tracer does, model runs with route, cache level and exact cost.
 
-    The handler that makes the records must stand before it in the list of callbacks. LangSmith reads `input_cost`,
-    `output_cost` and `total_cost` in `usage_metadata`; the message itself is never changed.
+    LangSmith reads `input_cost`, `output_cost` and `total_cost` in `usage_metadata`; the message itself stays as it is.
+
+    Args:
+        handler: makes the records. LangSmith's own wrappers may put a tracer before it in the list of callbacks, so the
+            tracer passes it the end of a run first; the second time the handler knows nothing of that run any more.
+        records: a reader of the handler's bus.
     """
 
-    def __init__(self, *args: Any, records: RecentRecords | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        handler: OpsCallbackHandler | None = None,
+        records: RecentRecords | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
+        self._handler = handler
         self._records = records or RecentRecords()
 
     def copy_with_metadata_defaults(self, **kwargs: Any) -> OpsTracer:
         """LangChain copies a tracer for each graph; the copy reads the same records."""
         copy = super().copy_with_metadata_defaults(**kwargs)
         assert isinstance(copy, OpsTracer)  # noqa: S101 - the base class copies by type(self)
-        copy._records = self._records  # noqa: SLF001 - our own class
+        copy._handler, copy._records = self._handler, self._records  # noqa: SLF001 - our own class
         return copy
+
+    def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> Run:
+        """A model answered: the record first, then the run."""
+        if self._handler is not None:
+            self._handler.on_llm_end(response, run_id=run_id)
+        return super().on_llm_end(response, run_id=run_id, **kwargs)
+
+    def on_llm_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> Run:
+        """A model call failed: the record first, then the run."""
+        if self._handler is not None:
+            self._handler.on_llm_error(error, run_id=run_id)
+        return super().on_llm_error(error, run_id=run_id, **kwargs)
 
     def _on_llm_end(self, run: Run) -> None:
         self._add_facts(run)

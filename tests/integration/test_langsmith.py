@@ -21,13 +21,11 @@ from langchain_llmops import LLMOps, Settings
 from langchain_llmops.simulator import Scripted, running
 from tests.support.langsmith_server import langsmith_recorder, metadata_of
 
-SCRIPT = {
-    "rules": [
-        {"when": {"last_role": "tool"}, "reply": {"content": "Order 10231 is shipped."}},
-        {"when": {"contains": "order"}, "reply": {"tool_calls": [{"name": "lookup", "arguments": {"order_id": "10231"}}]}},
-    ],
-    "default": {"content": "Hello."},
-}
+SCRIPT = [
+    {"when": {"last_role": "tool"}, "reply": {"content": "Order 10231 is shipped."}},
+    {"when": {"contains": "order"}, "reply": {"tool_calls": [{"name": "lookup", "arguments": {"order_id": "10231"}}]}},
+    {"default": {"content": "Hello."}},
+]
 
 
 @tool
@@ -87,9 +85,7 @@ def model_metadata(recorder) -> list[dict]:
 
 @pytest.mark.parametrize("colour", ["sync", "async"])
 def test_every_run_of_an_agents_trace_carries_the_identity_and_model_runs_the_facts(ops, recorder, simulator, colour):
-    agent = create_agent(
-        router(ops, simulator), [lookup], middleware=ops.middleware(), checkpointer=ops.checkpointer
-    )
+    agent = create_agent(router(ops, simulator), [lookup], middleware=ops.middleware(), checkpointer=ops.checkpointer)
     question = {"messages": [("user", "Where is my order?")]}
     if colour == "sync":
         agent.invoke(question, ops.config(user_id="u1", session_id="s1"))

@@ -30,18 +30,26 @@ class Hang:
 
 
 def answer(
-    text: str = "ok", *, usage: tuple[int, int] | dict[str, Any] | None = (10, 5), finish: str | None = "stop", **more: Any
+    text: str = "ok",
+    *,
+    usage: tuple[int, int] | dict[str, Any] | None = (10, 5),
+    finish: str | None = "stop",
+    **more: Any,
 ) -> AIMessage:
     """A message as a provider gives one; `usage` is (input, output) tokens or a whole `usage_metadata`."""
     if isinstance(usage, tuple):
         usage = {"input_tokens": usage[0], "output_tokens": usage[1], "total_tokens": sum(usage)}
-    told = {"finish_reason": finish, **more.pop("response_metadata", {})} if finish else more.pop("response_metadata", {})
+    told = (
+        {"finish_reason": finish, **more.pop("response_metadata", {})} if finish else more.pop("response_metadata", {})
+    )
     return AIMessage(text, usage_metadata=usage, response_metadata=told, **more)
 
 
 def chunk(text: str = "", *, usage: tuple[int, int] | None = None, **told: Any) -> AIMessageChunk:
     """One piece of a stream; `told` is its response metadata."""
-    counted = None if usage is None else {"input_tokens": usage[0], "output_tokens": usage[1], "total_tokens": sum(usage)}
+    counted = (
+        None if usage is None else {"input_tokens": usage[0], "output_tokens": usage[1], "total_tokens": sum(usage)}
+    )
     return AIMessageChunk(text, usage_metadata=counted, response_metadata=told)
 
 
@@ -111,7 +119,9 @@ class ScriptedModel(BaseChatModel):
         for piece in _pieces(self._line(messages, kwargs)):
             yield _told(piece, run_manager)
 
-    async def _astream(self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any) -> AsyncIterator[Any]:
+    async def _astream(
+        self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any
+    ) -> AsyncIterator[Any]:
         for piece in _pieces(self._line(messages, kwargs)):
             await _hang(piece)
             generation = ChatGenerationChunk(message=_raised(piece))

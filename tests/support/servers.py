@@ -103,7 +103,9 @@ def redis_cluster(nodes: int = 3):
     with contextlib.ExitStack() as stack:
         servers = [
             stack.enter_context(
-                redis_server("--cluster-enabled", "yes", "--cluster-node-timeout", "2000", "--cluster-config-file", "nodes.conf")
+                redis_server(
+                    "--cluster-enabled", "yes", "--cluster-node-timeout", "2000", "--cluster-config-file", "nodes.conf"
+                )
             )
             for _ in range(nodes)
         ]
@@ -137,7 +139,13 @@ def postgres_server(*, password: str | None = None, fsync: bool = False):
         environment = {**os.environ, "LC_ALL": "C", "HOME": str(folder)}
         init = [str(programs / "initdb"), "-D", str(data), "-U", "postgres", "-E", "UTF8", "--no-sync", *auth]
         subprocess.run(
-            init, check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=environment, timeout=DEADLINE_S, **_as(user)
+            init,
+            check=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            env=environment,
+            timeout=DEADLINE_S,
+            **_as(user),
         )
         settings = {"fsync": "on" if fsync else "off", "max_connections": "100", "unix_socket_directories": str(folder)}
         command = [str(programs / "postgres"), "-D", str(data), "-h", "127.0.0.1", "-p", str(port)]
@@ -264,7 +272,7 @@ def _make_bucket(server: Server) -> bool:
 
     request = urllib.request.Request(f"http://127.0.0.1:{server.port}/{BUCKET}", method="PUT")
     try:
-        with urllib.request.urlopen(request, timeout=5) as answer:  # noqa: S310
+        with urllib.request.urlopen(request, timeout=5) as answer:
             return answer.status == 200
     except (urllib.error.URLError, OSError):
         return False

@@ -56,6 +56,14 @@ def ask(connect):
 
 
 @pytest.fixture
+async def http_clients():
+    """HTTP clients of their own for LangChain's models, whose default ones are shared and never closed."""
+    async with openai.DefaultAsyncHttpxClient() as async_client:
+        with openai.DefaultHttpxClient() as client:
+            yield {"http_client": client, "http_async_client": async_client}
+
+
+@pytest.fixture
 def eventually():
     """Waits until a condition holds, and fails when it does not within ten seconds."""
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import httpx
 import pytest
 
+from langchain_llmops.simulator import running
+
 USER = {"role": "user", "content": "hi"}
 CALL = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
 CALLING = {"role": "assistant", "content": None, "tool_calls": [CALL]}
@@ -20,8 +22,6 @@ def strict(schema):
 
 @pytest.fixture(scope="module")
 def post():
-    from langchain_llmops.simulator import running
-
     with running() as simulator, httpx.Client(base_url=simulator.base_url) as client:
         yield lambda path, body: client.post(path, **({"content": body} if isinstance(body, bytes) else {"json": body}))
 

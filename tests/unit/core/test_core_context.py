@@ -1,0 +1,95 @@
+"""Who is asking: into a run's metadata, and out of it again."""
+
+from __future__ import annotations
+
+import uuid
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from langchain_llmops.core.context import CURRENT_IDENTITY, identity_from, run_config
+from langchain_llmops.core.errors import ConfigurationError
+from langchain_llmops.core.types import Identity
+
+KEYS = {
+    "tenant": "tenant_id",
+    "team": "team_id",
+    "user": "user_id",
+    "session": "session_id",
+    "request": "request_id",
+    "api_key_id": "api_key_id",
+    "ip": "ip",
+}
+name = st.none() | st.text(min_size=1)
+
+
+@given(st.builds(Identity, name, name, name, name, st.text(min_size=1), name, name))
+def test_an_identity_comes_back_from_the_metadata_it_went_into(who) -> None:
+    assert identity_from(run_config(who)["metadata"]) == who
+
+
+def test_every_part_of_an_identity_has_its_key() -> None:
+    who = Identity(**{part: f"the {part}" for part in KEYS})
+    metadata = run_config(who)["metadata"]
+    assert {KEYS[part]: metadata[KEYS[part]] for part in KEYS} == {KEYS[part]: f"the {part}" for part in KEYS}
+
+
+def test_a_session_is_the_langgraph_thread_and_the_langsmith_thread() -> None:
+    config = run_config(Identity(user="u", session="s"))
+    assert config["configurable"] == {"thread_id": "s"}
+    assert config["metadata"]["session_id"] == config["metadata"]["thread_id"] == "s"
+
+
+def test_a_thread_of_its_own_does_not_rename_the_session() -> None:
+    config = run_config(Identity(session="s"), thread_id="t")
+    assert config["configurable"] == {"thread_id": "t"}
+    assert (config["metadata"]["session_id"], config["metadata"]["thread_id"]) == ("s", "t")
+    assert identity_from(config["metadata"]).session == "s"
+
+
+def test_without_a_session_there_is_no_thread() -> None:
+    config = run_config(Identity(user="u"))
+    assert "configurable" not in config
+    assert "thread_id" not in config["metadata"]
+    assert "callbacks" not in config
+
+
+def test_a_thread_stands_in_for_a_missing_session() -> None:
+    assert identity_from({"thread_id": "t"}) == Identity(session="t")
+    assert identity_from({"thread_id": "t", "session_id": "s"}) == Identity(session="s")
+
+
+def test_a_request_id_is_made_when_none_is_given() -> None:
+    made = [run_config(Identity())["metadata"]["request_id"] for _ in range(2)]
+    assert made[0] != made[1]
+    assert uuid.UUID(made[0])
+    assert run_config(Identity(request="r"))["metadata"]["request_id"] == "r"
+
+
+def test_the_identity_wins_over_metadata_of_the_same_name() -> None:
+    config = run_config(Identity(user="u"), metadata={"user_id": "forged", "plan": "gold"}, tags=("a", "b"))
+    assert config["metadata"]["user_id"] == "u"
+    assert config["metadata"]["plan"] == "gold"
+    assert config["tags"] == ["a", "b"]
+
+
+def test_callbacks_are_passed_on() -> None:
+    assert run_config(Identity(), callbacks=[])["callbacks"] == []
+
+
+@pytest.mark.parametrize("part", KEYS)
+@pytest.mark.parametrize("value", ["", 7, b"u", ["u"]])
+def test_a_wrong_name_is_one_clear_error(part, value) -> None:
+    with pytest.raises(ConfigurationError, match=f"^{KEYS[part]} must be a non-empty string, not") as caught:
+        run_config(Identity(**{part: value}))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_run_without_metadata_names_nobody() -> None:
+    assert identity_from(None) == identity_from({}) == Identity()
+    assert identity_from({"user_id": 7}) == Identity(user="7")
+
+
+def test_no_call_is_starting_outside_a_call() -> None:
+    assert CURRENT_IDENTITY.get() is None

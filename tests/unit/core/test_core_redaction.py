@@ -1,0 +1,83 @@
+"""Secrets never survive in what people read."""
+
+from __future__ import annotations
+
+from urllib.parse import quote
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from langchain_llmops.core.redaction import redact, redact_url
+
+CANARY = "c4n4rySeCreT99"
+SCHEMES = ("redis", "rediss", "redis+cluster", "postgresql", "s3", "gs", "az", "http")
+# What object stores, databases and providers call a secret in a query or a connection string.
+SECRET_NAMES = (
+    "password", "passwd", "secret", "token", "api_key", "apikey", "api-key", "secret_access_key",
+    "aws_secret_access_key", "session_token", "aws_session_token", "access_token", "client_secret", "sslpassword",
+    "account_key", "azure_storage_account_key", "sas_token",
+)  # fmt: skip
+names = st.text(st.characters(codec="ascii", categories=["L", "N"]), min_size=1, max_size=8)
+# Anything a password may hold, as a careful user writes it into a URL.
+passwords = st.text(min_size=0, max_size=8).map(lambda tail: CANARY + quote(tail, safe=""))
+
+
+@given(st.sampled_from(SCHEMES), names, passwords, names)
+def test_a_password_in_a_url_never_survives(scheme, user, password, host) -> None:
+    url = f"{scheme}://{user}:{password}@{host}/0"
+    for told in (redact_url(url), redact(url), redact(f"cannot reach {url} today")):
+        assert CANARY not in told
+        assert host in told
+
+
+@given(st.sampled_from(SCHEMES), names)
+def test_a_password_alone_before_the_host_never_survives(scheme, host) -> None:
+    assert CANARY not in redact_url(f"{scheme}://:{CANARY}@{host}/0")
+    assert CANARY not in redact_url(f"{scheme}://{CANARY}@{host}/0")
+
+
+@pytest.mark.parametrize("raw", ["@", "/", "#", "?", "@@", "a@b/c", "[", ":"])
+def test_a_password_pasted_unquoted_never_survives(raw) -> None:
+    url = f"redis://user:{raw}{CANARY}{raw}{CANARY}@host:6379/0"
+    assert CANARY not in redact_url(url)
+
+
+@pytest.mark.parametrize("raw", ["@", "/", "a@b", ":"])
+def test_an_unquoted_password_in_a_sentence_never_survives(raw) -> None:
+    assert CANARY not in redact(f"cannot reach redis://user:{raw}{CANARY}@host:6379/0 today")
+
+
+@pytest.mark.parametrize("name", SECRET_NAMES)
+def test_a_secret_in_a_query_never_survives(name) -> None:
+    for spelled in (name, name.upper()):
+        url = f"s3://bucket/prefix?region=eu&{spelled}={CANARY}&endpoint=http://h"
+        assert CANARY not in redact_url(url)
+        assert "region=eu" in redact_url(url)
+        assert CANARY not in redact(f"host=h {spelled}={CANARY} dbname=d")
+
+
+@pytest.mark.parametrize("prefix", ["sk-", "sk-proj-", "lsv2_pt_", "pk-lf-", "sk_live_"])
+def test_a_providers_key_never_survives(prefix) -> None:
+    told = redact(f"Incorrect API key provided: {prefix}{CANARY}. See the manual")
+    assert CANARY not in told
+    assert told.startswith("Incorrect API key provided: ")
+    assert told.endswith(". See the manual")
+
+
+@given(st.text())
+def test_any_text_can_be_redacted_twice(text) -> None:
+    assert redact(redact(text)) == redact(text)
+    redact_url(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["redis://host:6379/0", "s3://bucket/prefix?region=eu", "sqlite:////srv/a.db", "tokens: 5", "a risk-averse user"]
+)
+def test_what_holds_no_secret_stays_as_it_is(text) -> None:
+    assert redact(text) == text
+    assert redact_url(text) == text
+
+
+def test_a_url_that_cannot_be_parsed_is_masked_whole() -> None:
+    assert redact_url(f"redis://[{CANARY}") == "redis://***"

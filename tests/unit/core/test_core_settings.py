@@ -1,0 +1,144 @@
+"""Settings: the environment read once, and one clear line when it is wrong."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from langchain_llmops.core.errors import ConfigurationError
+from langchain_llmops.core.settings import Settings
+
+CANARY = "c4n4rySeCreT99"
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch) -> None:
+    for name in list(os.environ):
+        if name.upper().startswith("LLMOPS_"):
+            monkeypatch.delenv(name)
+
+
+def test_every_field_is_documented_and_named_after_its_variable() -> None:
+    table = Settings.table()
+    assert [name for name, _, _ in table] == [f"LLMOPS_{field.upper()}" for field in Settings.model_fields]
+    for name, default, meaning in table:
+        assert default, name
+        assert meaning.endswith("."), name
+        assert len(meaning) > 10, name
+
+
+def test_everything_has_a_default() -> None:
+    settings = Settings()
+    assert settings.redis_url is settings.postgres_url is settings.objects_url is None
+    assert settings.cache_scope == "shared"
+    assert settings.log_content is False
+    assert settings.state_dir.is_absolute()
+
+
+READ = {
+    "STATE_DIR": ("/var/lib/ops", lambda s: s.state_dir, Path("/var/lib/ops")),
+    "REDIS_URL": ("redis://h", lambda s: s.redis_url.get_secret_value(), "redis://h"),
+    "POSTGRES_URL": ("postgresql://h/d", lambda s: s.postgres_url.get_secret_value(), "postgresql://h/d"),
+    "OBJECTS_URL": ("s3://b", lambda s: s.objects_url.get_secret_value(), "s3://b"),
+    "TENANT": ("acme", lambda s: s.tenant, "acme"),
+    "LOG_CONTENT": ("1", lambda s: s.log_content, True),
+    "LOG_CALLS": ("off", lambda s: s.log_calls, "off"),
+    "PRICES_FILE": ("p.json", lambda s: s.prices_file, Path("p.json")),
+    "CACHE": ("false", lambda s: s.cache, False),
+    "CACHE_SCOPE": ("session", lambda s: s.cache_scope, "session"),
+    "CACHE_TOOL_CALLS": ("true", lambda s: s.cache_tool_calls, True),
+    "CACHE_L1_TTL_S": ("1.5", lambda s: s.cache_l1_ttl_s, 1.5),
+    "CACHE_L1_MAX_BYTES": ("1000", lambda s: s.cache_l1_max_bytes, 1000),
+    "CACHE_L2_TTL_S": ("9", lambda s: s.cache_l2_ttl_s, 9.0),
+    "REQUEST_TIMEOUT_S": ("3", lambda s: s.request_timeout_s, 3.0),
+    "MAX_ATTEMPTS": ("5", lambda s: s.max_attempts, 5),
+    "RETRY_BASE_S": ("0.1", lambda s: s.retry_base_s, 0.1),
+    "RETRY_MAX_S": ("2", lambda s: s.retry_max_s, 2.0),
+    "ROUTER_MAX_SIMPLE_TOKENS": ("50", lambda s: s.router_max_simple_tokens, 50),
+    "HOT_TTL_S": ("60", lambda s: s.hot_ttl_s, 60.0),
+    "LEDGER_BUFFER": ("10", lambda s: s.ledger_buffer, 10),
+    "STORE_TIMEOUT_S": ("2", lambda s: s.store_timeout_s, 2.0),
+}
+
+
+def test_the_table_of_readings_is_complete() -> None:
+    assert {f"LLMOPS_{name}" for name in READ} == {name for name, _, _ in Settings.table()}
+
+
+@pytest.mark.parametrize("name", READ)
+def test_every_variable_is_read_from_the_environment(name, monkeypatch) -> None:
+    text, read, value = READ[name]
+    assert Settings(**{name.lower(): None} if name.endswith("_URL") else {}) is not None
+    monkeypatch.setenv(f"LLMOPS_{name}", text)
+    assert read(Settings()) == value
+
+
+def test_an_argument_wins_over_the_environment(monkeypatch) -> None:
+    monkeypatch.setenv("LLMOPS_TENANT", "acme")
+    assert Settings(tenant="mine").tenant == "mine"
+
+
+WRONG = {
+    "CACHE": "perhaps",
+    "CACHE_SCOPE": "everyone",
+    "CACHE_TOOL_CALLS": "7",
+    "CACHE_L1_TTL_S": "0",
+    "CACHE_L1_MAX_BYTES": "-1",
+    "CACHE_L2_TTL_S": "soon",
+    "HOT_TTL_S": "-5",
+    "LEDGER_BUFFER": "1.5",
+    "LOG_CONTENT": "perhaps",
+    "MAX_ATTEMPTS": "21",
+    "REQUEST_TIMEOUT_S": "0",
+    "RETRY_BASE_S": "0",
+    "RETRY_MAX_S": "x",
+    "ROUTER_MAX_SIMPLE_TOKENS": "0",
+    "STORE_TIMEOUT_S": "",
+    "TENANT": "",
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_value_is_one_line_that_names_the_variable(name, monkeypatch) -> None:
+    monkeypatch.setenv(f"LLMOPS_{name}", WRONG[name])
+    with pytest.raises(ConfigurationError) as caught:
+        Settings()
+    told = str(caught.value)
+    assert told.startswith(f"LLMOPS_{name}: ")
+    assert "\n" not in told
+    assert not isinstance(caught.value.__cause__, ValidationError), "a traceback would show the value"
+    assert caught.value.__suppress_context__
+
+
+@pytest.mark.parametrize("name", [name for name in WRONG if name != "TENANT"])
+def test_a_secret_put_into_the_wrong_variable_is_not_shown(name, monkeypatch) -> None:
+    monkeypatch.setenv(f"LLMOPS_{name}", f"redis://u:{CANARY}@h")
+    with pytest.raises(ConfigurationError) as caught:
+        Settings()
+    assert CANARY not in str(caught.value)
+    assert CANARY not in repr(caught.value)
+
+
+def test_passwords_never_appear_in_a_repr(monkeypatch) -> None:
+    for name in ("REDIS", "POSTGRES", "OBJECTS"):
+        monkeypatch.setenv(f"LLMOPS_{name}_URL", f"x://u:{CANARY}@h?password={CANARY}")
+    settings = Settings()
+    assert CANARY not in repr(settings)
+    assert CANARY not in str(settings)
+    assert CANARY not in str(settings.model_dump())
+    assert CANARY not in settings.model_dump_json()
+
+
+def test_settings_cannot_be_changed() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        Settings().tenant = "other"
+
+
+def test_variables_of_others_are_left_alone(monkeypatch) -> None:
+    monkeypatch.setenv("LLMOPS_TEST_REDIS_URL", "redis://h")
+    monkeypatch.setenv("LLMOPS_NOT_YET_KNOWN", "1")
+    monkeypatch.setenv("TENANT", "nobody")
+    assert Settings().tenant == "default"
