@@ -12,7 +12,7 @@ from tests.support import servers
 
 
 def _server(start, variable: str):
-    """The user's own server when the variable names one, else a child; in CI a server that cannot start is a failure."""
+    """The user's own server when the variable names one, else a child; one that cannot start is a failure in CI."""
     given = os.environ.get(variable)
     if given:
         yield given

@@ -36,3 +36,76 @@ class Query:
     def accepts(self, metadata: Mapping[str, Any]) -> bool:
         """Whether every key of the filter has exactly this value; a missing key counts as None."""
         return all(metadata.get(key) == value for key, value in self.filter.items())
+
+
+class Listing:
+    """Call `page()` until it returns nothing.
+
+    One thread is listed exactly. A thread that changes its tier while the whole store is listed may be listed in part.
+    """
+
+    def __init__(self, tiers: Tiers, query: Query) -> None:
+        self._tiers = tiers
+        self._query = query
+        self._cursor: tuple[bytes, bytes, bytes] | None = None
+        self._left = query.limit
+        self._ended = query.limit is not None and query.limit <= 0
+        self._opened: set[bytes] = set()
+        self._waiting: list[Snapshot] = []
+
+    async def page(self) -> list[Snapshot]:
+        """The next checkpoints, newest first; empty at the end."""
+        while not self._ended:
+            found = await (self._next_of_all() if self._query.place is None else self._next_of(self._query.place))
+            if self._left is not None:
+                found = found[: self._left]
+                self._left -= len(found)
+                self._ended = self._ended or self._left == 0
+            if found:
+                return found
+        return []
+
+    async def _next_of(self, place: Place) -> list[Snapshot]:
+        before = await self._tiers.admitted(place, self._query.user)
+        if before is None:
+            self._ended = True
+            return []
+        listed = await self._tiers.warm.page(self._conditions(), self._rows())
+        after = await self._tiers.warm.thread(place.thread)
+        if after is not None and after.epoch != before.epoch:
+            return []
+        found = await self._loaded(listed)
+        if found is None:
+            return []
+        self._ended = len(listed) < self._rows()
+        if listed:
+            self._cursor = _order(listed[-1].thread, listed[-1].row)
+        return found
+
+    async def _next_of_all(self) -> list[Snapshot]:
+        """A warm page merged with the cold threads whose newest checkpoint is not older than its end."""
+        listed = await self._tiers.warm.page(self._conditions(), self._rows())
+        full = len(listed) == self._rows()
+        floor = _order(listed[-1].thread, listed[-1].row) if full else NOTHING
+        cold_floor = await self._open_cold(floor[0])
+        warm = [one for one in listed if one.thread not in self._opened and one.row.id > cold_floor]
+        found = await self._loaded(warm)
+        if found is None:
+            return []
+        ready = [one for one in self._waiting if one.row.id > cold_floor and _order(one.place.thread, one.row) >= floor]
+        self._waiting = [one for one in self._waiting if one not in ready]
+        passed = [_order(one.thread, one.row) for one in listed if one.row.id > cold_floor]
+        passed += [_order(one.place.thread, one.row) for one in ready]
+        self._cursor = min(passed, default=self._cursor)
+        self._ended = not full and not cold_floor
+        return sorted([*found, *ready], key=lambda one: _order(one.place.thread, one.row), reverse=True)
+
+    async def _open_cold(self, floor: bytes) -> bytes:
+        """Open the cold threads with the newest head; the next head below, which nothing may pass yet."""
+        heads = [head for head in await self._tiers.warm.cold_heads(floor) if head[1] not in self._opened]
+        for head, thread in heads:
+            if head != heads[0][0]:
+                return head
+            self._opened.add(thread)
+            await self._open(thread)
+        return b""

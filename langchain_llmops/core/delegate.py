@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["DELEGATE_PROVIDER", "DelegatingChatModel", "describe", "messages_of", "tagged", "with_metadata"]
 
 DELEGATE_PROVIDER = "llmops_delegate"
+TOOLS_ONLY = frozenset({"tool_choice", "parallel_tool_calls", "strict"})
 
 
 class DelegatingChatModel(BaseChatModel):
@@ -58,9 +59,11 @@ class DelegatingChatModel(BaseChatModel):
         if self.structured is not None:
             schema, options = self.structured
             return model.with_structured_output(schema, **options)
-        if self.raw_tools is not None:
+        if self.raw_tools:
             return model.bind_tools(self.raw_tools, **self.tool_options)
-        return model
+        # an agent without tools binds an empty list, which providers refuse
+        options = {name: value for name, value in self.tool_options.items() if name not in TOOLS_ONLY}
+        return model.bind(**options) if options else model
 
     def run_config(self, config: RunnableConfig | None, **metadata: Any) -> RunnableConfig:
         """The caller's config, or that of the running graph, with our own metadata, tags and callbacks added."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import time
 from contextlib import asynccontextmanager, contextmanager
@@ -195,6 +196,7 @@ class _BlockingPool(_Pool):
     def __init__(self, url: str, setting: str, timeout_s: float) -> None:
         super().__init__(url, setting, timeout_s)
         self._pool: ConnectionPool[Any] | None = None
+        self._pid = os.getpid()
         self._opening = threading.Lock()
 
     @asynccontextmanager
@@ -212,7 +214,8 @@ class _BlockingPool(_Pool):
 
     def _opened(self) -> ConnectionPool[Any]:
         with self._opening:
-            if self._pool is None:
+            if self._pool is None or self._pid != os.getpid():  # connections must not cross a fork
+                self._pid = os.getpid()
                 psycopg.connect(self._url, **self._options()["kwargs"]).close()
                 self._pool = ConnectionPool(**self._options())
                 self._pool.open()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import queue
 import sqlite3
 import threading
@@ -98,9 +99,12 @@ class _Connection:
         self._timeout_s = timeout_s
         self._synchronous = synchronous
         self._raw: sqlite3.Connection | None = None
+        self._pid = os.getpid()
         self.lock = threading.RLock()
 
     def open(self) -> sqlite3.Connection:
+        if self._pid != os.getpid():  # a connection must not cross a fork; the child opens its own
+            self._raw, self._pid = None, os.getpid()
         if self._raw is None:
             try:
                 self._raw = self._connect()

@@ -13,7 +13,8 @@ from langchain_llmops.core.errors import StoreError
 from langchain_llmops.stores.base import open_store
 
 TABLE = (
-    "CREATE TABLE thing (id {AUTOKEY}, name TEXT NOT NULL, data {BLOB}, weight {REAL});\nCREATE INDEX thing_name ON thing (name)",
+    """CREATE TABLE thing (id {AUTOKEY}, name TEXT NOT NULL, data {BLOB}, weight {REAL});
+    CREATE INDEX thing_name ON thing (name)""",
 )
 INSERT = "INSERT INTO thing (name, data, weight) VALUES (?, ?, ?)"
 

@@ -1,4 +1,4 @@
-"""With tracing on, the real langsmith client tells a local recorder who asked, which route, which cache level, what it cost."""
+"""With tracing on, the real langsmith client tells a local recorder who asked, the route, the cache level, the cost."""
 
 from __future__ import annotations
 
