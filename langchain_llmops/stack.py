@@ -164,6 +164,11 @@ class LLMOps:
             hot=s.redis_url.get_secret_value() if s.redis_url else "memory://",
             warm=self._database("checkpoints.db"),
             cold=s.objects_url.get_secret_value() if s.objects_url else f"file://{self._folder('archive')}",
+            settings=(
+                "LLMOPS_POSTGRES_URL" if s.postgres_url else "LLMOPS_STATE_DIR",
+                "LLMOPS_REDIS_URL",
+                "LLMOPS_OBJECTS_URL" if s.objects_url else "LLMOPS_STATE_DIR",
+            ),
             hot_ttl_s=s.hot_ttl_s,
             timeout_s=s.store_timeout_s,
         )

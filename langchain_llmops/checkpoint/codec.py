@@ -91,6 +91,10 @@ class Codec:
         except (ValueError, NotImplementedError) as error:
             raise EnvelopeError(f"a stored value cannot be read back ({type(error).__name__})") from error
 
+    def plain(self, value: Any) -> Any:
+        """The value as it would come back, with lists for tuples."""
+        return self._strict.loads_typed(self._strict.dumps_typed(value))
+
     def keys(self, checkpoint: Mapping[str, Any]) -> list[bytes]:
         """The keys of all channel values a checkpoint may have."""
         return [blob_key(channel, version) for channel, version in checkpoint["channel_versions"].items()]

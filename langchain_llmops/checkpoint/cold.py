@@ -52,7 +52,7 @@ class Cold:
         return path, len(stored)
 
     async def load(self, path: str, thread_id: str, thread: bytes) -> ThreadRows | None:
-        """A thread's rows, sealed for the warm tier; None when there is no object, `CheckpointError` if it is damaged."""
+        """A thread's rows, sealed for the warm tier; None without an object, `CheckpointError` if it is damaged."""
         stored = await self._objects.get(path)
         if stored is None:
             return None

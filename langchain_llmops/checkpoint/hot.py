@@ -50,7 +50,7 @@ class Entry(NamedTuple):
 
 
 class Hot:
-    """Entries in a `KeyValue`. Counts are of this process; `bytes()` is what it stored and has not expired.
+    """Entries in a `KeyValue`. Counts are of this process; `size()` is what it stored and has not expired.
 
     Args:
         ttl_s: how long an entry stays after it was filled.
@@ -107,7 +107,7 @@ class Hot:
         for key in keys:
             self._sizes.pop(key, None)
 
-    def bytes(self) -> int:
+    def size(self) -> int:
         """Bytes of the entries this process filled and that have not expired."""
         self._expire()
         return sum(size for size, _ in self._sizes.values())

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from langchain_llmops.checkpoint.codec import metadata_place
+from langchain_llmops.checkpoint.codec import metadata_place, untext
 from langchain_llmops.checkpoint.schema import Place
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from langchain_llmops.checkpoint.schema import Row, ThreadRows
-    from langchain_llmops.checkpoint.tiers import Snapshot, Tiers
+    from langchain_llmops.checkpoint.schema import Row, Snapshot
+    from langchain_llmops.checkpoint.tiers import Tiers
     from langchain_llmops.checkpoint.warm import Listed
 
 __all__ = ["Listing", "Query"]
@@ -23,7 +23,12 @@ NOTHING: Final = (b"", b"", b"")
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """What to list; `place` is None for the whole store and its `ns` counts only with `one_ns`."""
+    """What to list.
+
+    Args:
+        place: a thread, or None for the whole store; its `ns` counts only with `one_ns`.
+        filter: values that metadata must equal key by key; a missing key counts as None.
+    """
 
     place: Place | None = None
     one_ns: bool = False
@@ -32,10 +37,6 @@ class Query:
     filter: Mapping[str, Any] = field(default_factory=dict)
     limit: int | None = None
     user: str | None = None
-
-    def accepts(self, metadata: Mapping[str, Any]) -> bool:
-        """Whether every key of the filter has exactly this value; a missing key counts as None."""
-        return all(metadata.get(key) == value for key, value in self.filter.items())
 
 
 class Listing:
@@ -109,3 +110,56 @@ class Listing:
             self._opened.add(thread)
             await self._open(thread)
         return b""
+
+    async def _open(self, thread: bytes) -> None:
+        found = await self._tiers.warm.thread(thread)
+        place = Place(untext(found.thread_id), thread, b"") if found is not None else None
+        held = await self._tiers.peek(place) if place is not None else None
+        if place is None or held is None:
+            self._opened.discard(thread)
+            return
+        for one in self._tiers.archived(place, held[1]):
+            older = self._cursor is None or _order(thread, one.row) < self._cursor
+            in_time = self._query.before is None or one.row.id < self._query.before
+            if older and in_time and self._accepts(thread, one.row):
+                self._waiting.append(one)
+
+    async def _loaded(self, listed: Sequence[Listed]) -> list[Snapshot] | None:
+        """The accepted ones with their values, in the same order; None when rows were removed meanwhile."""
+        groups: dict[tuple[Place, int], list[Row]] = {}
+        for one in listed:
+            if self._accepts(one.thread, one.row):
+                place = Place(untext(one.thread_id), one.thread, one.row.ns)
+                groups.setdefault((place, one.epoch), []).append(one.row)
+        loaded: list[Snapshot] = []
+        for (place, epoch), rows in groups.items():
+            found = await self._tiers.snapshots(place, epoch, rows)
+            if found is None:
+                return None
+            loaded += found.snapshots
+        return sorted(loaded, key=lambda one: _order(one.place.thread, one.row), reverse=True)
+
+    def _accepts(self, thread: bytes, row: Row) -> bool:
+        wanted = self._query.filter
+        if not wanted:
+            return True
+        metadata = self._tiers.codec.open(row.metadata, *metadata_place(thread, row.ns, row.id))
+        return all(metadata.get(key) == value for key, value in wanted.items())
+
+    def _rows(self) -> int:
+        return PAGE_ROWS if self._left is None or self._query.filter else min(PAGE_ROWS, self._left)
+
+    def _conditions(self) -> list[tuple[str, tuple[bytes, ...]]]:
+        query = self._query
+        wanted = (
+            ("c.thread = ?", (query.place.thread,) if query.place is not None else None),
+            ("c.ns = ?", (query.place.ns,) if query.place is not None and query.one_ns else None),
+            ("c.id = ?", (query.id,) if query.id is not None else None),
+            ("c.id < ?", (query.before,) if query.before is not None else None),
+            ("(c.id, c.ns, c.thread) < (?, ?, ?)", self._cursor),
+        )
+        return [(condition, values) for condition, values in wanted if values is not None]
+
+
+def _order(thread: bytes, row: Row) -> tuple[bytes, bytes, bytes]:
+    return row.id, row.ns, thread

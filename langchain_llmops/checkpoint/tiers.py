@@ -1,15 +1,15 @@
-"""Three tiers as one store of checkpoints: the warm one decides, the hot one is asked, the cold one is restored from."""
+"""Three tiers as one store of checkpoints: the warm one decides, the hot one is a copy, the cold one is restored."""
 
 from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
+from langchain_llmops.checkpoint.codec import SHOWN_CHARACTERS, body_place
 from langchain_llmops.checkpoint.cold import damaged
 from langchain_llmops.checkpoint.hot import Entry
 from langchain_llmops.checkpoint.schema import COLD, Blob, Place, Snapshot, ThreadRows
-from langchain_llmops.checkpoint.codec import SHOWN_CHARACTERS, body_place, text, untext
 from langchain_llmops.checkpoint.upkeep import copy, delete_runs, keep_newest
 from langchain_llmops.checkpoint.warm import ColdThread, check_owner
 from langchain_llmops.core.concurrency import SingleFlight
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from langchain_llmops.checkpoint.cold import Cold
     from langchain_llmops.checkpoint.hot import Hot, Recent
     from langchain_llmops.checkpoint.schema import Row, Thread, Write
-    from langchain_llmops.checkpoint.warm import Found, Listed, Warm
+    from langchain_llmops.checkpoint.warm import Found, Warm
 
-__all__ = ["CheckpointStats", "Tiers"]
+__all__ = ["CheckpointStats", "Loaded", "Tiers"]
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
@@ -49,6 +49,13 @@ class CheckpointStats:
     hot_misses: int
     hot_errors: int
     orphans: int
+
+
+class Loaded(NamedTuple):
+    """Checkpoints with their values, and the stamp their thread had after they were read."""
+
+    stamp: int
+    snapshots: list[Snapshot]
 
 
 class Tiers:
@@ -81,7 +88,9 @@ class Tiers:
             values = {key: body for key, body in known.items() if body is not None}
             await self._hot.put(place, Entry(written.stamp, row.id, values, []))
 
-    async def put_writes(self, place: Place, user: str | None, first_wins: list[Write], last_wins: list[Write]) -> None:
+    async def put_writes(
+        self, place: Place, user: str | None, first_wins: Sequence[Write], last_wins: Sequence[Write]
+    ) -> None:
         """Store pending writes."""
         await self._restoring(lambda: self.warm.put_writes(place, user, first_wins, last_wins), place)
 
@@ -102,8 +111,8 @@ class Tiers:
                 return snapshot
 
     async def _snapshot(self, place: Place, found: Found, row: Row, *, newest: bool) -> Snapshot | None:
-        """From the hot tier if it holds this very state, else from the warm one; None when the thread changed meanwhile."""
-        checkpoint = self.codec.open(row.body, *body_place(place.thread, row.ns, row.id))
+        """From the hot tier if it holds this very state, else from the warm one; None if rows went away meanwhile."""
+        checkpoint = self._body(place, row)
         keys = self.codec.keys(checkpoint)
         hot = self._hot if newest and not _has_sends(checkpoint, row) else None
         if hot is not None:
@@ -113,28 +122,30 @@ class Tiers:
                 self._recent.keep(place, found.thread.epoch, {key: entry.blobs.get(key) for key in keys})
                 return Snapshot(place, row, checkpoint, entry.blobs, entry.writes, [])
             hot.misses += 1
-        snapshots = await self.snapshots(place, found.thread.epoch, [(row, checkpoint)])
-        if snapshots is None:
+        loaded = await self.snapshots(place, found.thread.epoch, [row])
+        if loaded is None:
             return None
-        stamp, (snapshot,) = snapshots
+        (snapshot,) = loaded.snapshots
         if hot is not None:
             self._recent.keep(place, found.thread.epoch, {key: snapshot.blobs.get(key) for key in keys})
-            if stamp == found.thread.stamp:
-                await hot.put(place, Entry(stamp, row.id, snapshot.blobs, snapshot.writes))
+            if loaded.stamp == found.thread.stamp:
+                await hot.put(place, Entry(loaded.stamp, row.id, snapshot.blobs, snapshot.writes))
         return snapshot
 
-    async def snapshots(
-        self, place: Place, epoch: int, rows: Sequence[tuple[Row, dict[str, object]]]
-    ) -> tuple[int, list[Snapshot]] | None:
-        """Checkpoints of one place with their values, and the thread's stamp; None when rows were removed meanwhile."""
-        keys = {key for _, checkpoint in rows for key in self.codec.keys(checkpoint)}
-        parents = {row.parent for row, checkpoint in rows if _has_sends(checkpoint, row) and row.parent is not None}
-        parts = await self.warm.parts(place.thread, place.ns, list(keys), list({row.id for row, _ in rows} | parents))
+    async def snapshots(self, place: Place, epoch: int, rows: Sequence[Row]) -> Loaded | None:
+        """Checkpoints of one place with their values; None when rows of the thread were removed since `epoch`."""
+        bodies = [self._body(place, row) for row in rows]
+        keys = {key for checkpoint in bodies for key in self.codec.keys(checkpoint)}
+        ids = {row.id for row in rows} | {
+            row.parent
+            for row, checkpoint in zip(rows, bodies, strict=True)
+            if row.parent is not None and _has_sends(checkpoint, row)
+        }
+        parts = await self.warm.parts(place.thread, place.ns, list(keys), list(ids))
         if parts is None or parts.epoch != epoch:
             return None
-        return parts.stamp, [
-            self._assembled(place, row, checkpoint, parts.blobs, parts.writes) for row, checkpoint in rows
-        ]
+        pairs = zip(rows, bodies, strict=True)
+        return Loaded(parts.stamp, [self._assembled(place, *pair, parts.blobs, parts.writes) for pair in pairs])
 
     def archived(self, place: Place, content: ThreadRows) -> list[Snapshot]:
         """Every checkpoint of a thread whose rows are at hand."""
@@ -146,11 +157,7 @@ class Tiers:
             writes.setdefault(write.ns, {}).setdefault(write.id, []).append(write)
         return [
             self._assembled(
-                place._replace(ns=row.ns),
-                row,
-                self.codec.open(row.body, *body_place(place.thread, row.ns, row.id)),
-                blobs.get(row.ns, {}),
-                writes.get(row.ns, {}),
+                place._replace(ns=row.ns), row, self._body(place, row), blobs.get(row.ns, {}), writes.get(row.ns, {})
             )
             for row in content.rows
         ]
@@ -159,7 +166,7 @@ class Tiers:
         self,
         place: Place,
         row: Row,
-        checkpoint: dict[str, object],
+        checkpoint: dict[str, Any],
         blobs: Mapping[bytes, bytes],
         writes: Mapping[bytes, list[Write]],
     ) -> Snapshot:
@@ -168,6 +175,10 @@ class Tiers:
         if _has_sends(checkpoint, row) and row.parent is not None:
             sends = [write for write in writes.get(row.parent, []) if write.channel == SENDS]
         return Snapshot(place, row, checkpoint, values, writes.get(row.id, []), sends)
+
+    def _body(self, place: Place, row: Row) -> dict[str, Any]:
+        body: dict[str, Any] = self.codec.open(row.body, *body_place(place.thread, row.ns, row.id))
+        return body
 
     # whole threads
 
@@ -287,7 +298,7 @@ class Tiers:
         return CheckpointStats(
             checkpoints=sizes.checkpoints,
             threads_by_tier=sizes.threads,
-            bytes_by_tier={"hot": hot.bytes() if hot else 0, "warm": sizes.warm_bytes, "cold": sizes.cold_bytes},
+            bytes_by_tier={"hot": hot.size() if hot else 0, "warm": sizes.warm_bytes, "cold": sizes.cold_bytes},
             hot_hits=hot.hits if hot else 0,
             hot_misses=hot.misses if hot else 0,
             hot_errors=hot.errors if hot else 0,
@@ -321,7 +332,6 @@ class Tiers:
             _log.warning("object %s is no longer needed and could not be deleted: %s", path, error)
 
 
-def _has_sends(checkpoint: Mapping[str, object], row: Row) -> bool:
+def _has_sends(checkpoint: Mapping[str, Any], row: Row) -> bool:
     """Before format 4, packets sent to the next step were pending writes of the parent."""
-    version = checkpoint.get("v", 1)
-    return row.parent is not None and isinstance(version, int) and version < SENDS_IN_CHANNEL_SINCE
+    return row.parent is not None and checkpoint.get("v", 1) < SENDS_IN_CHANNEL_SINCE

@@ -11,6 +11,22 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from langchain_llmops.checkpoint.codec import KEY_BYTES, SHOWN_CHARACTERS, text, untext
 from langchain_llmops.checkpoint.schema import COLD, STEPS, WARM, Blob, Row, Thread, ThreadRows, Write
+from langchain_llmops.checkpoint.statements import (
+    ADD_WRITE,
+    COPY_ROW,
+    FIND_NEWEST,
+    FIND_ONE,
+    GO_COLD,
+    GO_WARM,
+    LOCK,
+    PUT_BLOB,
+    PUT_ROW,
+    PUT_WRITE,
+    ROW,
+    TABLES,
+    THREAD,
+    TOUCH,
+)
 from langchain_llmops.core.errors import CheckpointError, ThreadOwnerMismatch
 
 if TYPE_CHECKING:
@@ -23,58 +39,6 @@ __all__ = ["ColdThread", "Found", "Listed", "Parts", "Warm", "WarmSizes", "Writt
 
 STAMP_BITS: Final = 62
 MAX_PARAMETERS: Final = 512
-TABLES: Final = ("llmops_checkpoint", "llmops_blob", "llmops_write", "llmops_cold_run")
-THREAD: Final = "t.thread_id, t.owner, t.tier, t.stamp, t.epoch, t.object"
-ROW: Final = "c.ns, c.id, c.parent, c.run, c.metadata, c.body"
-
-TOUCH: Final = """
-    INSERT INTO llmops_thread (thread, thread_id, owner, tier, stamp, epoch, updated_at)
-    VALUES (?, ?, ?, 'warm', ?, ?, ?)
-    ON CONFLICT (thread) DO UPDATE SET stamp = excluded.stamp, updated_at = excluded.updated_at,
-        owner = COALESCE(llmops_thread.owner, excluded.owner)
-    RETURNING owner, tier, epoch
-"""
-PUT_ROW: Final = """
-    INSERT INTO llmops_checkpoint (thread, ns, id, parent, run, metadata, body) VALUES (?, ?, ?, ?, ?, ?, ?)
-    ON CONFLICT (thread, ns, id) DO UPDATE SET
-        parent = excluded.parent, run = excluded.run, metadata = excluded.metadata, body = excluded.body
-    RETURNING
-        EXISTS (SELECT 1 FROM llmops_write w WHERE w.thread = llmops_checkpoint.thread
-            AND w.ns = llmops_checkpoint.ns AND w.id = llmops_checkpoint.id),
-        EXISTS (SELECT 1 FROM llmops_checkpoint c WHERE c.thread = llmops_checkpoint.thread
-            AND c.ns = llmops_checkpoint.ns AND c.id > llmops_checkpoint.id)
-"""
-COPY_ROW: Final = PUT_ROW.split("RETURNING", maxsplit=1)[0]
-PUT_BLOB: Final = """
-    INSERT INTO llmops_blob (thread, ns, key, body) VALUES (?, ?, ?, ?)
-    ON CONFLICT (thread, ns, key) DO UPDATE SET body = excluded.body
-"""
-ADD_WRITE: Final = """
-    INSERT INTO llmops_write (thread, ns, id, task_id, idx, task_path, channel, body) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
-    ON CONFLICT (thread, ns, id, task_id, idx) DO NOTHING
-"""
-PUT_WRITE: Final = ADD_WRITE.replace(
-    "NOTHING", "UPDATE SET task_path = excluded.task_path, channel = excluded.channel, body = excluded.body"
-)
-FIND: Final = f"SELECT {THREAD}, {ROW} FROM llmops_thread t LEFT JOIN llmops_checkpoint c ON c.thread = t.thread"  # noqa: S608 - constants
-FIND_NEWEST: Final = f"""{FIND} AND c.ns = ? AND c.id = (
-    SELECT n.id FROM llmops_checkpoint n WHERE n.thread = ? AND n.ns = ? ORDER BY n.id DESC LIMIT 1
-) WHERE t.thread = ?"""
-FIND_ONE: Final = f"{FIND} AND c.ns = ? AND c.id = ? WHERE t.thread = ?"
-LOCK: Final = f"""
-    UPDATE llmops_thread AS t SET stamp = ?, epoch = CASE WHEN ? = 1 THEN ? ELSE t.epoch END
-    WHERE t.thread = ? RETURNING {THREAD}
-"""  # noqa: S608 - constants
-GO_COLD: Final = """
-    UPDATE llmops_thread SET tier = 'cold', object = ?, object_bytes = ?, checkpoints = ?, head = ?,
-        stamp = ?, epoch = ?
-    WHERE thread = ? AND stamp = ? AND tier = 'warm'
-"""
-GO_WARM: Final = """
-    UPDATE llmops_thread SET tier = 'warm', object = NULL, object_bytes = NULL, checkpoints = NULL, head = NULL,
-        stamp = ?, epoch = ?
-    WHERE thread = ? AND object = ? AND tier = 'cold'
-"""
 
 
 class ColdThread(Exception):  # noqa: N818 - a signal inside this room, never seen outside
@@ -170,7 +134,9 @@ class Warm:
         has_writes, has_newer = flags[0]
         return Written(stamp, epoch, not has_writes and not has_newer)
 
-    async def put_writes(self, place: Place, user: str | None, first_wins: list[Write], last_wins: list[Write]) -> None:
+    async def put_writes(
+        self, place: Place, user: str | None, first_wins: Sequence[Write], last_wins: Sequence[Write]
+    ) -> None:
         """Store pending writes; the checkpoint they belong to may come later."""
         async with self._writing(place, user) as (transaction, _, _):
             for statement, writes in ((ADD_WRITE, first_wins), (PUT_WRITE, last_wins)):
@@ -191,7 +157,7 @@ class Warm:
 
     @asynccontextmanager
     async def locked(self, thread: bytes, *, removes: bool = True) -> AsyncIterator[tuple[Transaction, Thread | None]]:
-        """A transaction that holds the thread's row under a new stamp (and epoch); None when there is no such thread."""
+        """A transaction that holds the thread's row, with a new stamp (and epoch); None when there is no thread."""
         async with (await self.sql()).transaction() as transaction:
             rows = await transaction.fetch(LOCK, (_fresh(), int(removes), _fresh(), thread))
             found = Thread(*rows[0]) if rows else None
@@ -244,8 +210,8 @@ class Warm:
         ids = _padded(ids)
         rows = await sql.fetch(
             "SELECT t.stamp, t.epoch, w.ns, w.id, w.task_id, w.idx, w.task_path, w.channel, w.body"  # noqa: S608 - marks only
-            f" FROM llmops_thread t LEFT JOIN llmops_write w ON w.thread = t.thread AND w.ns = ? AND w.id IN ({_marks(ids)})"
-            " WHERE t.thread = ?",
+            " FROM llmops_thread t LEFT JOIN llmops_write w ON w.thread = t.thread AND w.ns = ?"
+            f" AND w.id IN ({_marks(ids)}) WHERE t.thread = ?",
             (ns, *ids, thread),
         )
         if not rows:
@@ -411,8 +377,8 @@ def _chunks(values: Sequence[bytes]) -> Iterator[list[bytes]]:
 
 def _padded(values: Sequence[bytes]) -> list[bytes]:
     size = 1 << (len(values) - 1).bit_length()
-    return [*values, *values[-1:] * (size - len(values))]
+    return [*values, *[values[-1]] * (size - len(values))]
 
 
 def _marks(values: Sequence[bytes]) -> str:
-    return ", ".join("?" * len(values))
+    return ", ".join(["?"] * len(values))

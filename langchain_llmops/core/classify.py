@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import time
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
@@ -154,14 +155,20 @@ def _response(error: BaseException) -> tuple[int | None, Mapping[str, str]]:
 
 
 def _retry_after_s(headers: Mapping[str, str]) -> float | None:
-    """`retry-after-ms`, or `Retry-After` in seconds or as an HTTP date (RFC 9110, 10.2.3)."""
-    millis, after = headers.get("retry-after-ms"), headers.get("retry-after")
+    """`retry-after-ms`, or `Retry-After` in seconds or as an HTTP date (RFC 9110, 10.2.3); nonsense is no wish."""
+    millis, after = _number(headers.get("retry-after-ms")), headers.get("retry-after")
+    if millis is not None:
+        return max(0.0, millis / 1000)
+    seconds = _number(after)
+    return _until(after) if seconds is None else max(0.0, seconds)
+
+
+def _number(text: str | None) -> float | None:
     try:
-        if millis is not None:
-            return max(0.0, float(millis) / 1000)
-        return max(0.0, float(after)) if after is not None else None
+        number = float(text) if text is not None else math.nan
     except ValueError:
-        return _until(after)
+        return None
+    return number if math.isfinite(number) else None
 
 
 def _until(date: str | None) -> float | None:

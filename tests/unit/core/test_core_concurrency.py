@@ -1,0 +1,488 @@
+"""The door between sync and async, one value per loop, and one flight for identical calls."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import signal
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
+
+import pytest
+
+from langchain_llmops.core.concurrency import DOOR, Door, PerLoop, SingleFlight, drive, run_sync
+from langchain_llmops.core.errors import LLMOpsError
+from tests.support.models import eventually
+
+WHO: ContextVar[str] = ContextVar("who", default="nobody")
+DEADLINE_S = 10.0
+
+
+async def name() -> str:
+    await asyncio.sleep(0)
+    return WHO.get()
+
+
+async def thread_name() -> str:
+    return threading.current_thread().name
+
+
+async def hang() -> None:
+    await asyncio.Event().wait()
+
+
+# drive
+
+
+async def adds(one: int, other: int) -> int:
+    return one + other
+
+
+async def fails() -> None:
+    raise ValueError("mine")
+
+
+def test_a_coroutine_that_never_waits_is_driven_without_a_loop() -> None:
+    assert drive(adds(1, 2)) == 3
+
+
+def test_an_error_comes_out_of_a_driven_coroutine_as_it_is() -> None:
+    with pytest.raises(ValueError, match="mine"):
+        drive(fails())
+
+
+def test_a_coroutine_that_waits_is_refused_with_the_reason() -> None:
+    with pytest.raises(LLMOpsError, match="blocking=True"):
+        drive(asyncio.sleep(0))
+
+
+async def test_driving_works_inside_a_running_loop() -> None:
+    assert drive(adds(1, 2)) == 3
+
+
+# the door
+
+
+def test_sync_code_runs_a_coroutine_on_the_librarys_own_thread() -> None:
+    assert run_sync(thread_name()) == "llmops-door"
+    assert threading.current_thread().name != "llmops-door"
+
+
+async def test_sync_code_inside_a_running_loop_works_as_in_a_notebook() -> None:
+    assert run_sync(name()) == "nobody"
+
+
+async def test_a_coroutine_of_another_loop_crosses() -> None:
+    assert await DOOR.cross(thread_name()) == "llmops-door"
+
+
+async def test_crossing_inside_the_door_does_not_cross_again() -> None:
+    async def twice() -> str:
+        return await DOOR.cross(thread_name())
+
+    assert await DOOR.cross(twice()) == "llmops-door"
+
+
+def test_context_variables_travel_with_a_sync_call() -> None:
+    token = WHO.set("ada")
+    try:
+        assert run_sync(name()) == "ada"
+    finally:
+        WHO.reset(token)
+
+
+async def test_context_variables_travel_with_an_async_call() -> None:
+    WHO.set("ada")
+    assert await DOOR.cross(name()) == "ada"
+
+
+def test_what_the_coroutine_sets_stays_behind_the_door() -> None:
+    async def renames() -> None:
+        WHO.set("eve")
+
+    run_sync(renames())
+    assert run_sync(name()) == "nobody"
+
+
+def test_an_error_crosses_as_it_is() -> None:
+    with pytest.raises(ValueError, match="mine"):
+        run_sync(fails())
+
+
+def test_the_door_refuses_to_wait_on_itself() -> None:
+    async def waits_on_itself() -> None:
+        run_sync(name())
+
+    with pytest.raises(LLMOpsError, match="await the async method"):
+        run_sync(waits_on_itself())
+
+
+def test_a_timeout_cancels_the_work() -> None:
+    cancelled = threading.Event()
+
+    async def slow() -> None:
+        try:
+            await hang()
+        except asyncio.CancelledError:
+            cancelled.set()
+            raise
+
+    with pytest.raises(TimeoutError):
+        run_sync(slow(), timeout_s=0.01)
+    assert cancelled.wait(DEADLINE_S)
+
+
+async def test_cancelling_the_wait_cancels_the_work() -> None:
+    began, cancelled = threading.Event(), threading.Event()
+
+    async def slow() -> None:
+        began.set()
+        try:
+            await hang()
+        except asyncio.CancelledError:
+            cancelled.set()
+            raise
+
+    task = asyncio.create_task(DOOR.cross(slow()))
+    await asyncio.to_thread(began.wait, DEADLINE_S)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await asyncio.to_thread(cancelled.wait, DEADLINE_S)
+
+
+def test_many_threads_meet_one_loop_even_when_all_come_first() -> None:
+    async def loop_id() -> int:
+        return id(asyncio.get_running_loop())
+
+    for _ in range(30):
+        door, barrier = Door("test-door"), threading.Barrier(8)
+
+        def comes(door: Door = door, barrier: threading.Barrier = barrier) -> int:
+            barrier.wait(DEADLINE_S)
+            return door.run_sync(loop_id())
+
+        with ThreadPoolExecutor(8) as threads:
+            loops = {come.result(DEADLINE_S) for come in [threads.submit(comes) for _ in range(8)]}
+        _shut(door)
+        assert len(loops) == 1
+
+
+def _shut(door: Door) -> None:
+    loop = door.loop()
+    loop.call_soon_threadsafe(loop.stop)
+    eventually(lambda: not loop.is_running())
+    loop.close()
+
+
+def test_the_door_stays_shut_until_it_is_needed() -> None:
+    before = threading.active_count()
+    Door("unused")
+    assert threading.active_count() == before
+
+
+def test_the_loop_thread_is_a_daemon_and_never_keeps_a_process_alive() -> None:
+    code = (
+        "import asyncio\nfrom langchain_llmops.core.concurrency import DOOR, run_sync\n"
+        "run_sync(asyncio.sleep(0))\nDOOR.submit(asyncio.sleep(3600))\nprint('done')"
+    )
+    assert _run(code) == "done\n"
+
+
+FORKED = """
+import asyncio, os, sys, threading
+from langchain_llmops.core.concurrency import DOOR, PerLoop, run_sync
+async def where():
+    await asyncio.sleep(0)
+    return os.getpid(), threading.current_thread().name
+parent = run_sync(where())
+assert parent == (os.getpid(), "llmops-door"), parent
+DOOR._lock.acquire()  # a fork may copy the lock while another thread holds it
+pid = os.fork()
+if pid == 0:
+    child = run_sync(where(), timeout_s=20)
+    os._exit(0 if child == (os.getpid(), "llmops-door") and child != parent else 1)
+DOOR._lock.release()
+status = os.waitpid(pid, 0)[1]
+assert run_sync(where()) == parent
+print("child", os.waitstatus_to_exitcode(status))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_forked_child_gets_a_loop_of_its_own() -> None:
+    assert _run(FORKED) == "child 0\n"
+
+
+def _run(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+# one client per loop
+
+
+class Client:
+    def __init__(self) -> None:
+        self.closed_on: asyncio.AbstractEventLoop | None = None
+
+    async def aclose(self) -> None:
+        await asyncio.sleep(0)
+        self.closed_on = asyncio.get_running_loop()
+
+
+@pytest.fixture
+def clients() -> PerLoop[Client]:
+    return PerLoop(Client, Client.aclose)
+
+
+def test_every_loop_has_a_client_of_its_own_and_keeps_it(clients) -> None:
+    async def twice() -> tuple[Client, Client]:
+        return await clients.get(), await clients.get()
+
+    first, again = asyncio.run(twice())
+    other, _ = asyncio.run(twice())
+    assert first is again
+    assert first is not other
+
+
+def test_a_client_is_closed_on_its_own_loop_when_the_loop_ends(clients) -> None:
+    async def use() -> tuple[Client, asyncio.AbstractEventLoop]:
+        return await clients.get(), asyncio.get_running_loop()
+
+    client, loop = asyncio.run(use())
+    assert client.closed_on is loop
+
+
+def test_loops_that_run_at_once_do_not_share(clients) -> None:
+    barrier = threading.Barrier(8)
+
+    async def use() -> Client:
+        client = await clients.get()
+        barrier.wait(DEADLINE_S)
+        assert await clients.get() is client
+        return client
+
+    with ThreadPoolExecutor(8) as threads:
+        used = list(threads.map(lambda _: asyncio.run(use()), range(8)))
+    assert len({id(client) for client in used}) == 8
+
+
+async def test_tasks_of_one_loop_share(clients) -> None:
+    assert len({id(client) for client in await asyncio.gather(*(clients.get() for _ in range(20)))}) == 1
+    await clients.aclose()
+
+
+async def test_a_closed_client_is_forgotten_and_made_anew(clients) -> None:
+    client = await clients.get()
+    await clients.aclose()
+    await clients.aclose()
+    assert client.closed_on is asyncio.get_running_loop()
+    assert await clients.get() is not client
+    await clients.aclose()
+
+
+def test_a_loop_that_is_gone_is_forgotten(clients) -> None:
+    async def use() -> None:
+        await clients.get()
+
+    asyncio.run(use())
+    gc.collect()
+    assert len(clients._clients) == 0
+
+
+# single flight
+
+
+class Work:
+    """Counts its runs; every run waits until `go` is set."""
+
+    def __init__(self, go: bool = False) -> None:
+        self.runs = 0
+        self.began = threading.Event()
+        self.go = threading.Event()
+        if go:
+            self.go.set()
+
+    async def run(self) -> int:
+        self.runs += 1
+        mine = self.runs
+        self.began.set()
+        while not self.go.is_set():
+            await asyncio.sleep(0.001)
+        return mine
+
+    def run_blocking(self) -> int:
+        self.runs += 1
+        mine = self.runs
+        self.began.set()
+        assert self.go.wait(DEADLINE_S)
+        return mine
+
+
+async def _ticks(count: int = 20) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+async def test_fifty_concurrent_calls_of_a_loop_run_once() -> None:
+    flights, work = SingleFlight(), Work()
+    tasks = [asyncio.create_task(flights.run("key", work.run)) for _ in range(50)]
+    await _ticks()
+    work.go.set()
+    assert await asyncio.gather(*tasks) == [1] * 50
+
+
+def test_fifty_concurrent_calls_of_threads_run_once() -> None:
+    flights, work = SingleFlight(), Work()
+    with ThreadPoolExecutor(50) as threads:
+        calls = [threads.submit(flights.run_blocking, "key", work.run_blocking) for _ in range(50)]
+        eventually(lambda: len(flights._flights["key"].done._condition._waiters) == 49)  # everyone is aboard
+        work.go.set()
+        assert {call.result(DEADLINE_S) for call in calls} == {1}
+
+
+async def test_threads_and_loops_share_one_flight() -> None:
+    flights, work = SingleFlight(), Work()
+    async_calls = [asyncio.create_task(flights.run("key", work.run)) for _ in range(10)]
+    await _ticks()
+    with ThreadPoolExecutor(10) as threads:
+        sync_calls = [threads.submit(flights.run_blocking, "key", work.run_blocking) for _ in range(10)]
+        crossing = [asyncio.create_task(DOOR.cross(flights.run("key", work.run))) for _ in range(10)]
+        await asyncio.to_thread(eventually, lambda: len(flights._flights["key"].done._condition._waiters) == 10)
+        await _ticks()
+        work.go.set()
+        assert await asyncio.gather(*async_calls, *crossing) == [1] * 20
+        assert {await asyncio.wrap_future(call) for call in sync_calls} == {1}
+
+
+async def test_a_loop_waits_for_a_thread_that_leads() -> None:
+    flights, work = SingleFlight(), Work()
+    leader = asyncio.create_task(asyncio.to_thread(flights.run_blocking, "key", work.run_blocking))
+    await asyncio.to_thread(work.began.wait, DEADLINE_S)
+    waiter = asyncio.create_task(flights.run("key", work.run))
+    await _ticks()
+    work.go.set()
+    assert await asyncio.gather(leader, waiter) == [1, 1]
+
+
+async def test_other_keys_fly_apart_and_a_landed_flight_is_forgotten() -> None:
+    flights, work = SingleFlight(), Work(go=True)
+    assert await asyncio.gather(flights.run("a", work.run), flights.run("b", work.run)) == [1, 2]
+    assert await flights.run("a", work.run) == 3
+    assert flights.run_blocking("a", work.run_blocking) == 4
+    assert flights._flights == {}
+
+
+async def test_a_failing_leader_fails_alone_and_the_next_one_leads() -> None:
+    flights, go = SingleFlight(), asyncio.Event()
+    runs = []
+
+    async def fails_once() -> str:
+        runs.append(1)
+        if len(runs) == 1:
+            await go.wait()
+            raise ValueError("mine")
+        await _ticks()
+        return "answer"
+
+    tasks = [asyncio.create_task(flights.run("key", fails_once)) for _ in range(20)]
+    await _ticks()
+    go.set()
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [type(result) for result in results[:1]] == [ValueError]
+    assert results[1:] == ["answer"] * 19
+    assert len(runs) == 2
+
+
+async def test_a_cancelled_leader_is_cancelled_alone_and_the_next_one_leads() -> None:
+    flights, work = SingleFlight(), Work()
+    leader, *others = [asyncio.create_task(flights.run("key", work.run)) for _ in range(20)]
+    await _ticks()
+    leader.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await leader
+    await _ticks()
+    work.go.set()
+    assert await asyncio.gather(*others) == [2] * 19
+
+
+async def test_a_cancelled_waiter_leaves_the_flight_in_the_air() -> None:
+    flights, work = SingleFlight(), Work()
+    leader, waiter, other = [asyncio.create_task(flights.run("key", work.run)) for _ in range(3)]
+    await _ticks()
+    waiter.cancel()
+    await asyncio.wait([waiter])
+    work.go.set()
+    assert await asyncio.gather(leader, other) == [1, 1]
+    assert waiter.cancelled()
+
+
+def test_a_failing_leader_among_threads_fails_alone() -> None:
+    flights, began, go = SingleFlight(), threading.Event(), threading.Event()
+    runs = []
+
+    def fails_once() -> str:
+        runs.append(1)
+        if len(runs) == 1:
+            began.set()
+            assert go.wait(DEADLINE_S)
+            raise ValueError("mine")
+        return "answer"
+
+    with ThreadPoolExecutor(5) as threads:
+        leader = threads.submit(flights.run_blocking, "key", fails_once)
+        assert began.wait(DEADLINE_S)
+        others = [threads.submit(flights.run_blocking, "key", fails_once) for _ in range(4)]
+        eventually(lambda: len(flights._flights["key"].done._condition._waiters) == 4)
+        go.set()
+        with pytest.raises(ValueError, match="mine"):
+            leader.result(DEADLINE_S)
+        assert [other.result(DEADLINE_S) for other in others] == ["answer"] * 4
+
+
+async def test_a_sync_call_on_the_leaders_own_loop_calls_by_itself_and_never_deadlocks() -> None:
+    flights, work = SingleFlight(), Work()
+    leader = asyncio.create_task(flights.run("key", work.run))
+    await _ticks()
+    assert flights.run_blocking("key", lambda: "by myself") == "by myself"
+    work.go.set()
+    assert await leader == 1
+
+
+def test_a_waiter_whose_loop_died_hurts_nobody() -> None:
+    """Its loop is closed when the flight lands."""
+    flights, work = SingleFlight(), Work()
+    with ThreadPoolExecutor(1) as threads:
+        leader = threads.submit(flights.run_blocking, "key", work.run_blocking)
+        assert work.began.wait(DEADLINE_S)
+
+        async def gives_up() -> None:
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(flights.run("key", work.run), 0.01)
+
+        asyncio.run(gives_up())
+        work.go.set()
+        assert leader.result(DEADLINE_S) == 1
+
+
+def test_an_interrupt_while_waiting_at_the_door_cancels_the_work() -> None:
+    code = (
+        "import asyncio, sys\nfrom langchain_llmops.core.concurrency import run_sync\n"
+        "async def slow():\n    print('began', flush=True)\n"
+        "    try:\n        await asyncio.Event().wait()\n"
+        "    except asyncio.CancelledError:\n        print('cancelled', flush=True)\n        raise\n"
+        "try:\n    run_sync(slow())\nexcept KeyboardInterrupt:\n    run_sync(asyncio.sleep(0))\n    print('interrupted')\n"
+    )
+    child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    with child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "began\n"
+        child.send_signal(signal.SIGINT)
+        out, _ = child.communicate(timeout=30)
+    assert out.split() == ["cancelled", "interrupted"]
