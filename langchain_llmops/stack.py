@@ -340,8 +340,11 @@ class LLMOps:
         return Report({**collected, **(extra or {})})
 
     async def _ping(self) -> dict[str, float]:
-        parts = {"ledger": self.ledger, "cache": self.cache, "checkpointer": self.checkpointer}
-        return {name: await part.aping() for name, part in parts.items()}
+        return {
+            "ledger": await self.ledger.aping(),
+            "cache": await self.cache.aping(),
+            "checkpointer": await self.checkpointer.aping(),
+        }
 
     def _begin_close(self) -> bool:
         with self._lock:

@@ -175,11 +175,11 @@ class TieredCheckpointSaver(BaseCheckpointSaver[str]):
         """Store a task's writes; stored ones stay as they are, but for errors, interrupts and resumes."""
         await DOOR.cross(self._tiers.put_writes(*self._convert.put_writes(config, writes, task_id, task_path)))
 
-    def deletethread_place(self, thread_id: str) -> None:
+    def delete_thread(self, thread_id: str) -> None:
         """Remove a thread from every tier."""
         run_sync(self._tiers.delete(thread_place(thread_id)))
 
-    async def adeletethread_place(self, thread_id: str) -> None:
+    async def adelete_thread(self, thread_id: str) -> None:
         """Remove a thread from every tier."""
         await DOOR.cross(self._tiers.delete(thread_place(thread_id)))
 
@@ -191,11 +191,11 @@ class TieredCheckpointSaver(BaseCheckpointSaver[str]):
         """Remove the checkpoints of some runs; raises `CheckpointError` if a delta channel that stays needs them."""
         await DOOR.cross(self._tiers.delete_runs({digest(str(run_id)) for run_id in run_ids}))
 
-    def copythread_place(self, source_thread_id: str, target_thread_id: str) -> None:
+    def copy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
         """Copy a thread's whole history, and its owner."""
         run_sync(self._tiers.copy(thread_place(source_thread_id), thread_place(target_thread_id)))
 
-    async def acopythread_place(self, source_thread_id: str, target_thread_id: str) -> None:
+    async def acopy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
         """Copy a thread's whole history, and its owner."""
         await DOOR.cross(self._tiers.copy(thread_place(source_thread_id), thread_place(target_thread_id)))
 

@@ -60,10 +60,10 @@ FIND_NEWEST: Final = f"""{FIND} AND c.ns = ? AND c.id = (
     SELECT n.id FROM llmops_checkpoint n WHERE n.thread = ? AND n.ns = ? ORDER BY n.id DESC LIMIT 1
 ) WHERE t.thread = ?"""  # noqa: S608 - constants
 FIND_ONE: Final = f"{FIND} AND c.ns = ? AND c.id = ? WHERE t.thread = ?"
-LOCK: Final = f"""
-    UPDATE llmops_thread AS t SET stamp = ?, epoch = CASE WHEN ? = 1 THEN ? ELSE t.epoch END
-    WHERE t.thread = ? RETURNING {THREAD}
-"""  # noqa: S608 - constants
+LOCK: Final = """
+    UPDATE llmops_thread SET stamp = ?, epoch = CASE WHEN ? = 1 THEN ? ELSE epoch END
+    WHERE thread = ? RETURNING thread_id, owner, tier, stamp, epoch, object
+"""
 GO_COLD: Final = """
     UPDATE llmops_thread SET tier = 'cold', object = ?, object_bytes = ?, checkpoints = ?, head = ?,
         stamp = ?, epoch = ?

@@ -112,6 +112,8 @@ def classify(error: BaseException) -> Verdict:
 
 
 def _kind(error: BaseException, status: int | None) -> ErrorKind:
+    if getattr(error, "code", None) == "context_length_exceeded":
+        return ErrorKind.CONTEXT_OVERFLOW
     for cls, kind in _KINDS:
         if isinstance(error, cls):
             return kind

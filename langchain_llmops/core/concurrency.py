@@ -42,22 +42,17 @@ class Door:
 
     def __init__(self, name: str = "llmops-door") -> None:
         self._name = name
-        self._lock = threading.Lock()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread: threading.Thread | None = None
-        self._pid = 0
+        self._reset()
+        ref = weakref.WeakMethod(self._reset)
+        os.register_at_fork(after_in_child=lambda: (reset := ref()) and reset())
 
     def loop(self) -> asyncio.AbstractEventLoop:
         """The running private loop."""
-        if self._loop is None or self._pid != os.getpid():
-            self._start()
-        assert self._loop is not None  # noqa: S101 - _start has just set it
-        return self._loop
+        return self._loop or self._start()
 
     def inside(self) -> bool:
         """Whether the caller runs on the private loop's own thread."""
-        thread = self._thread
-        return thread is not None and self._pid == os.getpid() and thread is threading.current_thread()
+        return self._thread is threading.current_thread()
 
     def submit(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
         """Start a coroutine on the private loop from any thread."""
@@ -81,17 +76,20 @@ class Door:
             return await coroutine
         return await asyncio.wrap_future(self.submit(coroutine))
 
-    def _start(self) -> None:
-        if self._pid != os.getpid():
-            self._lock = threading.Lock()
+    def _start(self) -> asyncio.AbstractEventLoop:
         with self._lock:
-            if self._loop is not None and self._pid == os.getpid():
-                return
-            loop = asyncio.new_event_loop()
-            self._thread = threading.Thread(target=_serve, args=(loop,), name=self._name, daemon=True)
-            self._thread.start()
-            self._pid = os.getpid()
-            self._loop = loop
+            if self._loop is None:
+                loop = asyncio.new_event_loop()
+                self._thread = threading.Thread(target=_serve, args=(loop,), name=self._name, daemon=True)
+                self._thread.start()
+                self._loop = loop
+            return self._loop
+
+    def _reset(self) -> None:
+        """A forked child has the parent's memory and none of its threads."""
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
 
 
 def _serve(loop: asyncio.AbstractEventLoop) -> None:
@@ -134,7 +132,7 @@ class PerLoop(Generic[T]):
 
     async def aclose(self) -> None:
         """Close the running loop's client, if it has one."""
-        found = self._clients.pop(asyncio.get_running_loop(), None)
+        found = self._clients.get(asyncio.get_running_loop())
         if found is not None:
             await found[1].aclose()
 
@@ -142,6 +140,7 @@ class PerLoop(Generic[T]):
         try:
             yield
         finally:
+            self._clients.pop(asyncio.get_running_loop(), None)
             await self._close(client)
 
     def _reset(self) -> None:

@@ -6,7 +6,7 @@ import json
 import logging
 import re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from importlib.resources import files
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from genai_prices import Usage as RawUsage
 from genai_prices.data_snapshot import get_snapshot
-from genai_prices.types import ModelPrice, TieredPrices
+from genai_prices.types import ModelInfo, ModelPrice, TieredPrices, TimeOfDateConstraint
 
 from langchain_llmops.core.errors import ConfigurationError
 from langchain_llmops.core.types import Money, Unpriced, Usage
@@ -51,7 +51,7 @@ _DATE = re.compile(r"[-@](\d{4}-\d{2}-\d{2}|\d{8}|\d{4})$")
 
 @dataclass(frozen=True, slots=True)
 class _Rates:
-    """US dollars per token by kind of token; `tiered` is set where the price is not linear in them."""
+    """US dollars per token by kind of token."""
 
     input: Decimal
     output: Decimal
@@ -60,7 +60,10 @@ class _Rates:
     cache_write_1h: Decimal
     audio_input: Decimal
     audio_output: Decimal
-    tiered: ModelPrice | None = None
+
+
+_Price = _Rates | ModelPrice
+"""Rates where the price is linear in the tokens; the library's own price where it has tiers or fees."""
 
 
 def normalize_model(model: str, provider: str | None = None) -> tuple[str | None, str]:
@@ -80,8 +83,12 @@ def normalize_model(model: str, provider: str | None = None) -> tuple[str | None
         return "openai", ":".join(name.split(":")[:2])
     if _BEDROCK.match(name):
         return "aws", name
+    return _vendor(provider), name
+
+
+def _vendor(provider: str | None) -> str | None:
     provider = provider.lower() if provider else None
-    return (PROVIDERS.get(provider, provider) if provider else None), name
+    return PROVIDERS.get(provider, provider) if provider else None
 
 
 class PriceBook:
@@ -100,7 +107,7 @@ class PriceBook:
         )
         table.update(_check_table(overrides or {}, "price overrides"))
         self._own = table
-        self._memo: dict[tuple[str | None, str, int], _Rates | None] = {}
+        self._memo: dict[tuple[Any, ...], _Price | ModelInfo | None] = {}
         self.unpriced: Counter[str] = Counter()
 
     @classmethod
@@ -110,6 +117,8 @@ class PriceBook:
             return cls()
         try:
             text = path.read_text("utf-8")
+        except UnicodeDecodeError as error:
+            raise ConfigurationError(f"LLMOPS_PRICES_FILE {path}: not UTF-8 text") from error
         except OSError as error:
             raise ConfigurationError(f"LLMOPS_PRICES_FILE: cannot read {path}: {error.strerror}") from error
         return cls(_read_table(text, f"LLMOPS_PRICES_FILE {path}"))
@@ -117,35 +126,48 @@ class PriceBook:
     def price(
         self, model: str, usage: Usage, *, provider: str | None = None, at: datetime | None = None
     ) -> Money | Unpriced:
-        """The price of one call on the day `at` (UTC; now when None)."""
-        moment = at or datetime.now(UTC)
-        rates = self._rates(model, provider, moment)
-        if rates is None:
+        """The price of one call at the moment `at` (now when None)."""
+        price = self._price(model, provider, at or datetime.now(UTC))
+        if price is None:
             self._count_unpriced(model)
             return Unpriced(model)
-        return _tiered(rates.tiered, usage) if rates.tiered is not None else _linear(rates, usage)
+        usage = _within_totals(usage)
+        return _linear(price, usage) if isinstance(price, _Rates) else _by_library(price, usage)
 
-    def _rates(self, model: str, provider: str | None, moment: datetime) -> _Rates | None:
+    def _price(self, model: str, provider: str | None, moment: datetime) -> _Price | None:
+        """Remembered by model and day; a model whose price changes by the hour is looked up by the minute."""
         key = (provider, model, moment.toordinal())
         if key not in self._memo:
-            if len(self._memo) >= MEMO_ENTRIES:
-                self._memo.clear()
-            self._memo[key] = self._find(model, provider, moment)
-        return self._memo[key]
+            self._remember(key, self._find(model, provider, moment))
+        found = self._memo[key]
+        if not isinstance(found, ModelInfo):
+            return found
+        minute = (*key, moment.hour * 60 + moment.minute)
+        if minute not in self._memo:
+            self._remember(minute, _from_library(found.get_prices(moment)))
+        price = self._memo[minute]
+        return None if isinstance(price, ModelInfo) else price
 
-    def _find(self, model: str, provider: str | None, moment: datetime) -> _Rates | None:
+    def _remember(self, key: tuple[Any, ...], found: _Price | ModelInfo | None) -> None:
+        if len(self._memo) >= MEMO_ENTRIES:
+            self._memo.clear()
+        self._memo[key] = found
+
+    def _find(self, model: str, provider: str | None, moment: datetime) -> _Price | ModelInfo | None:
         vendor, name = normalize_model(model, provider)
         for candidate in _override_names(model, vendor, name):
             if candidate in self._own:
                 return _from_table(self._own[candidate])
         if name.startswith("ft:"):
             return None
-        for place in dict.fromkeys((vendor, None, "openai")):
+        for place, listed in dict.fromkeys(
+            ((_vendor(provider), model), (vendor, name), (None, name), ("openai", name))
+        ):
             try:
-                _, found = get_snapshot().find_provider_model(name, None, place, None)
+                _, found = get_snapshot().find_provider_model(listed, None, place, None)
             except LookupError:
                 continue
-            return _from_library(found.get_prices(moment))
+            return found if _changes_by_the_hour(found) else _from_library(found.get_prices(moment))
         return None
 
     def _count_unpriced(self, model: str) -> None:
@@ -176,7 +198,7 @@ def _linear(rates: _Rates, usage: Usage) -> Money:
     return Money(input_usd, plain_output * rates.output + usage.audio_output_tokens * rates.audio_output)
 
 
-def _tiered(price: ModelPrice, usage: Usage) -> Money:
+def _by_library(price: ModelPrice, usage: Usage) -> Money:
     cost = price.calc_price(
         RawUsage(
             input_tokens=usage.input_tokens,
@@ -184,22 +206,42 @@ def _tiered(price: ModelPrice, usage: Usage) -> Money:
             cache_read_tokens=usage.cache_read_tokens,
             cache_write_tokens=usage.cache_write_tokens + usage.cache_write_1h_tokens,
             cache_write_1h_tokens=usage.cache_write_1h_tokens,
+            input_audio_tokens=usage.audio_input_tokens,
+            output_audio_tokens=usage.audio_output_tokens,
         )
     )
-    return Money(cost["input_price"], cost["output_price"])
+    fee = cost["total_price"] - cost["input_price"] - cost["output_price"]
+    return Money(cost["input_price"], cost["output_price"], fee)
 
 
-def _from_library(price: ModelPrice) -> _Rates:
+def _within_totals(usage: Usage) -> Usage:
+    """Providers have reported more cached tokens than tokens: no kind may exceed what is left of its total."""
+    left = usage.input_tokens
+    kinds = {}
+    for kind in ("cache_read_tokens", "cache_write_tokens", "cache_write_1h_tokens", "audio_input_tokens"):
+        kinds[kind] = min(getattr(usage, kind), left)
+        left -= kinds[kind]
+    return replace(usage, **kinds, audio_output_tokens=min(usage.audio_output_tokens, usage.output_tokens))
+
+
+def _changes_by_the_hour(model: ModelInfo) -> bool:
+    prices = model.prices if isinstance(model.prices, list) else []
+    return any(isinstance(price.constraint, TimeOfDateConstraint) for price in prices)
+
+
+def _from_library(price: ModelPrice) -> _Price | None:
     """Read the rates off by pricing a million tokens of each kind, so that the library's own fallbacks hold."""
-    if any(isinstance(value, TieredPrices) for value in vars(price).values()):
-        zero = Decimal(0)
-        return _Rates(zero, zero, zero, zero, zero, zero, zero, tiered=price)
+    listed = {name: value for name, value in vars(price).items() if value is not None}
+    if not any(name in listed for name in ("input_mtok", "output_mtok")):
+        return None
+    if any(isinstance(value, TieredPrices) for value in listed.values()) or "requests_kcount" in listed:
+        return price
 
     def rate(**counts: int) -> Decimal:
         cost = price.calc_price(RawUsage(**counts))
         return (cost["input_price"] + cost["output_price"]) / MTOK
 
-    return _Rates(
+    rates = _Rates(
         input=rate(input_tokens=MTOK),
         output=rate(output_tokens=MTOK),
         cache_read=rate(input_tokens=MTOK, cache_read_tokens=MTOK),
@@ -208,6 +250,8 @@ def _from_library(price: ModelPrice) -> _Rates:
         audio_input=rate(input_tokens=MTOK, input_audio_tokens=MTOK),
         audio_output=rate(output_tokens=MTOK, output_audio_tokens=MTOK),
     )
+    # a fee that no token carries makes the price of nothing more than nothing
+    return price if price.calc_price(RawUsage(input_tokens=0, output_tokens=0))["total_price"] else rates
 
 
 def _from_table(entry: Mapping[str, Decimal]) -> _Rates:

@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 import re
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 __all__ = ["redact", "redact_url"]
 
-_USERINFO = re.compile(r"(?<=://)[^/@\s]*@")
-_KEY_VALUE = re.compile(r"(?i)\b(password|passwd|secret|token|api[_-]?key|secret_access_key)=[^&\s'\"]+")
+# up to the last @ before a blank: a password that was pasted unquoted may hold any of @ / ? #
+_USERINFO = re.compile(r"(?<=://)[^\s]*@")
+_KEY_VALUE = re.compile(
+    r"(?i)(?<![\w-])([\w-]*(?:password|passwd|secret|token|api[_-]?key|access[_-]?key|account[_-]?key))=[^&\s'\"]+"
+)
 _API_KEY = re.compile(r"\b(sk|lsv2|pk|rk)[-_][A-Za-z0-9_\-]{8,}")
 
 
 def redact(text: str) -> str:
     """The text with URL credentials, `password=…` pairs and provider keys masked."""
     text = _USERINFO.sub("***@", text)
-    text = _KEY_VALUE.sub(lambda m: f"{m.group(1)}=***", text)
-    return _API_KEY.sub(lambda m: f"{m.group(1)}-***", text)
+    text = _KEY_VALUE.sub(r"\1=***", text)
+    return _API_KEY.sub(r"\1-***", text)
 
 
 def redact_url(url: str) -> str:
-    """The URL with user info and query secrets masked; unparsable input is masked whole after its scheme."""
+    """A URL with user info and secrets of its query masked; one that cannot be parsed is masked whole."""
     try:
-        parts = urlsplit(url)
+        urlsplit(url)
     except ValueError:
         return url.split(":", 1)[0] + "://***"
-    netloc = parts.netloc.rsplit("@", 1)
-    host = f"***@{netloc[1]}" if len(netloc) == 2 else parts.netloc  # noqa: PLR2004 - user info and host
-    return redact(urlunsplit(parts._replace(netloc=host)))
+    return redact(url)

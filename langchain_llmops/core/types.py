@@ -74,15 +74,16 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Money:
-    """US dollars by part."""
+    """US dollars by part; `fee_usd` is what a provider takes per request or per search."""
 
     input_usd: Decimal = Decimal(0)
     output_usd: Decimal = Decimal(0)
+    fee_usd: Decimal = Decimal(0)
 
     @property
     def total_usd(self) -> Decimal:
-        """Input plus output."""
-        return self.input_usd + self.output_usd
+        """All parts."""
+        return self.input_usd + self.output_usd + self.fee_usd
 
 
 @dataclass(frozen=True, slots=True)

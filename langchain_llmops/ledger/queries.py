@@ -37,7 +37,7 @@ class Figures:
         """Every figure under the keys of the report."""
         calls = await self._fetch(
             "SELECT route, model, cache_level, input_tokens, output_tokens, cache_read_tokens, cache_write_tokens,"
-            " input_pico, output_pico, saved_usage, saved_pico, unpriced, estimated, session_id, provider"
+            " input_pico, output_pico + fee_pico, saved_usage, saved_pico, unpriced, estimated, session_id, provider"
             " FROM llmops_calls WHERE kind = 'model' AND error_kind IS NULL AND started_at >= ?"
         )
         figures = await self._counts()
@@ -116,7 +116,7 @@ class Figures:
         )
         columns = {"model": "model_attempts", "tool": "tool_calls", "turn": "failed_turns"}
         for error, kind, count, cost in await self._fetch(
-            "SELECT error_kind, kind, COUNT(*), SUM(COALESCE(input_pico, 0) + COALESCE(output_pico, 0))"
+            "SELECT error_kind, kind, COUNT(*), SUM(COALESCE(input_pico + output_pico + fee_pico, 0))"
             " FROM llmops_calls WHERE started_at >= ? AND error_kind IS NOT NULL GROUP BY error_kind, kind"
         ):
             if kind in columns:

@@ -29,8 +29,8 @@ PICO: Final = Decimal(10) ** 12
 CALL_COLUMNS: Final = (
     "run_id", "trace_id", "parent_run_id", "kind", "name", "tenant", "user_id", "session_id", "request_id", "provider",
     "model", "started_at", "latency_s", "ttft_s", "streamed", "input_tokens", "output_tokens", "cache_read_tokens",
-    "cache_write_tokens", "reasoning_tokens", "estimated", "input_pico", "output_pico", "unpriced", "saved_usage",
-    "saved_pico", "cache_level", "route", "rung", "attempt", "finish_reason", "error_kind", "error_class",
+    "cache_write_tokens", "reasoning_tokens", "estimated", "input_pico", "output_pico", "fee_pico", "unpriced",
+    "saved_usage", "saved_pico", "cache_level", "route", "rung", "attempt", "finish_reason", "error_kind", "error_class",
     "prompt_hash", "tags", "experiment", "arm", "outcome", "content_ref", "content", "version",
 )  # fmt: skip
 
@@ -42,8 +42,8 @@ MIGRATIONS: Final = (
         started_at {REAL} NOT NULL, latency_s {REAL} NOT NULL, ttft_s {REAL}, streamed INTEGER NOT NULL,
         input_tokens BIGINT NOT NULL, output_tokens BIGINT NOT NULL, cache_read_tokens BIGINT NOT NULL,
         cache_write_tokens BIGINT NOT NULL, reasoning_tokens BIGINT NOT NULL, estimated INTEGER NOT NULL,
-        input_pico BIGINT, output_pico BIGINT, unpriced INTEGER NOT NULL, saved_usage TEXT, saved_pico BIGINT,
-        cache_level TEXT, route TEXT, rung INTEGER, attempt INTEGER, finish_reason TEXT, error_kind TEXT,
+        input_pico BIGINT, output_pico BIGINT, fee_pico BIGINT, unpriced INTEGER NOT NULL, saved_usage TEXT,
+        saved_pico BIGINT, cache_level TEXT, route TEXT, rung INTEGER, attempt INTEGER, finish_reason TEXT, error_kind TEXT,
         error_class TEXT, prompt_hash TEXT, tags TEXT NOT NULL, experiment TEXT, arm TEXT, outcome TEXT,
         content_ref TEXT, content TEXT, version INTEGER NOT NULL
     );
@@ -85,7 +85,8 @@ def call_row(record: CallRecord) -> tuple[Any, ...]:
         who.session, who.request, record.provider, record.model, record.started_at, record.latency_s, record.ttft_s,
         int(record.streamed), usage.input_tokens, usage.output_tokens, usage.cache_read_tokens,
         usage.cache_write_tokens + usage.cache_write_1h_tokens, usage.reasoning_tokens, int(record.estimated),
-        _pico(money, "input_usd"), _pico(money, "output_usd"), int(record.unpriced), _usage_text(record.saved),
+        _pico(money, "input_usd"), _pico(money, "output_usd"), _pico(money, "fee_usd"), int(record.unpriced),
+        _usage_text(record.saved),
         None if record.saved_usd is None else to_pico(record.saved_usd), record.cache_level, record.route, record.rung,
         record.attempt, record.finish_reason, record.error_kind, record.error_class, record.prompt_hash,
         json.dumps(record.tags), record.experiment, record.arm, record.outcome, record.content_ref, record.content,

@@ -201,12 +201,15 @@ async def where():
     return os.getpid(), threading.current_thread().name
 parent = run_sync(where())
 assert parent == (os.getpid(), "llmops-door"), parent
-DOOR._lock.acquire()  # a fork may copy the lock while another thread holds it
+locks = [v for held in vars(DOOR).values() for v in (held.values() if isinstance(held, dict) else [held])]
+locks = [lock for lock in locks if hasattr(lock, "acquire")]
+assert locks and all(lock.acquire() for lock in locks)  # a fork may copy a lock while another thread holds it
 pid = os.fork()
 if pid == 0:
     child = run_sync(where(), timeout_s=20)
     os._exit(0 if child == (os.getpid(), "llmops-door") and child != parent else 1)
-DOOR._lock.release()
+for lock in locks:
+    lock.release()
 status = os.waitpid(pid, 0)[1]
 assert run_sync(where()) == parent
 print("child", os.waitstatus_to_exitcode(status))
