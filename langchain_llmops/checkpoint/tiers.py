@@ -281,14 +281,15 @@ class Tiers:
         missing = None
         while True:
             found = await self.warm.thread(place.thread)
-            if found is None or found.tier != COLD or found.object is None:
+            if found is None or found.tier != COLD:
                 return None
-            if found.object == missing:
-                raise damaged(missing, place.thread_id, "is missing")
-            content = await self._archive(place.thread_id).load(found.object, place.thread_id, place.thread)
+            path = found.object or "(no path)"
+            if path == missing:
+                raise damaged(path, place.thread_id, "is missing")
+            content = await self._archive(place.thread_id).load(path, place.thread_id, place.thread)
             if content is not None:
-                return found.object, content
-            missing = found.object  # unless another process has just restored it: look again
+                return path, content
+            missing = path  # unless another process has just restored it: look again
 
     # the store
 

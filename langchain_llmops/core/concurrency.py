@@ -42,7 +42,9 @@ class Door:
 
     def __init__(self, name: str = "llmops-door") -> None:
         self._name = name
-        self._reset()
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
         ref = weakref.WeakMethod(self._reset)
         os.register_at_fork(after_in_child=lambda: (reset := ref()) and reset())
 
@@ -87,9 +89,7 @@ class Door:
 
     def _reset(self) -> None:
         """A forked child has the parent's memory and none of its threads."""
-        self._lock = threading.Lock()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread: threading.Thread | None = None
+        self._lock, self._loop, self._thread = threading.Lock(), None, None
 
 
 def _serve(loop: asyncio.AbstractEventLoop) -> None:

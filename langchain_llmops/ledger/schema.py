@@ -30,8 +30,8 @@ CALL_COLUMNS: Final = (
     "run_id", "trace_id", "parent_run_id", "kind", "name", "tenant", "user_id", "session_id", "request_id", "provider",
     "model", "started_at", "latency_s", "ttft_s", "streamed", "input_tokens", "output_tokens", "cache_read_tokens",
     "cache_write_tokens", "reasoning_tokens", "estimated", "input_pico", "output_pico", "fee_pico", "unpriced",
-    "saved_usage", "saved_pico", "cache_level", "route", "rung", "attempt", "finish_reason", "error_kind", "error_class",
-    "prompt_hash", "tags", "experiment", "arm", "outcome", "content_ref", "content", "version",
+    "saved_usage", "saved_pico", "cache_level", "route", "rung", "attempt", "finish_reason", "error_kind",
+    "error_class", "prompt_hash", "tags", "experiment", "arm", "outcome", "content_ref", "content", "version",
 )  # fmt: skip
 
 # Money is in integer pico-dollars (1e-12 USD): exact for every published price per token.
@@ -43,9 +43,9 @@ MIGRATIONS: Final = (
         input_tokens BIGINT NOT NULL, output_tokens BIGINT NOT NULL, cache_read_tokens BIGINT NOT NULL,
         cache_write_tokens BIGINT NOT NULL, reasoning_tokens BIGINT NOT NULL, estimated INTEGER NOT NULL,
         input_pico BIGINT, output_pico BIGINT, fee_pico BIGINT, unpriced INTEGER NOT NULL, saved_usage TEXT,
-        saved_pico BIGINT, cache_level TEXT, route TEXT, rung INTEGER, attempt INTEGER, finish_reason TEXT, error_kind TEXT,
-        error_class TEXT, prompt_hash TEXT, tags TEXT NOT NULL, experiment TEXT, arm TEXT, outcome TEXT,
-        content_ref TEXT, content TEXT, version INTEGER NOT NULL
+        saved_pico BIGINT, cache_level TEXT, route TEXT, rung INTEGER, attempt INTEGER, finish_reason TEXT,
+        error_kind TEXT, error_class TEXT, prompt_hash TEXT, tags TEXT NOT NULL, experiment TEXT, arm TEXT,
+        outcome TEXT, content_ref TEXT, content TEXT, version INTEGER NOT NULL
     );
     CREATE INDEX llmops_calls_started ON llmops_calls (started_at);
     CREATE INDEX llmops_calls_session ON llmops_calls (session_id, started_at);
