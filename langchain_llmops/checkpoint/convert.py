@@ -85,6 +85,7 @@ class Converter:
         place, parent, user = asked(config)
         checkpoint_id = name_bytes("checkpoint_id", checkpoint["id"])
         body = {name: part for name, part in checkpoint.items() if name != "channel_values"}
+        keys = self._codec.keys(body)
         merged = get_serializable_checkpoint_metadata(config, metadata)
         run_id = merged.get("run_id")
         own = (place.thread, place.ns, checkpoint_id)
@@ -97,7 +98,7 @@ class Converter:
             body=self._codec.seal(body, *body_place(*own)),
         )
         new = self._values(place, checkpoint["channel_values"], new_versions)
-        return Put(place, user, row, self._codec.keys(body), new)
+        return Put(place, user, row, keys, new)
 
     def put_writes(
         self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str

@@ -44,6 +44,9 @@ def demo(
     redis: Annotated[str | None, typer.Option(help="redis://… for the cache and the hot tier.")] = None,
     postgres: Annotated[str | None, typer.Option(help="postgresql://… for the ledger and the warm tier.")] = None,
     objects: Annotated[str | None, typer.Option(help="s3://… for the cold tier.")] = None,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port of the simulator; the same for runs that share a cache.")
+    ] = 0,
     live: Annotated[bool, typer.Option(help="Ask the real provider; needs OPENAI_API_KEY and costs money.")] = False,
     json_out: Annotated[Path | None, typer.Option("--json", help="Write the figures as JSON.")] = None,
     html_out: Annotated[Path | None, typer.Option("--html", help="Write the report as a page.")] = None,
@@ -74,7 +77,7 @@ def demo(
             options |= {"retry_base_s": 0.02, "retry_max_s": 0.5, "max_attempts": 4, "request_timeout_s": 10.0}
         settings = Settings(**{name: value for name, value in options.items() if value is not None})
         run = _demo(settings, chosen, replay=replay, faults=faults, seed=seed, concurrency=concurrency)
-        report = _with_progress(run(speed=_speed(speed, replay), live=live), chosen)
+        report = _with_progress(run(speed=_speed(speed, replay), port=port, live=live), chosen)
     _write(report, json_out, html_out)
 
 

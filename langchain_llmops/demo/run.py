@@ -47,6 +47,7 @@ class Demo:
         replay: answer from this recording, the file of the conversations.
         faults: share of model requests that fail on purpose (0 to 1).
         speed: multiplies the simulated latency; 0 for none.
+        port: of the simulator; 0 takes a free one. Its address is part of every cache key.
         live: ask the real provider (`OPENAI_API_KEY`) instead of the simulator.
     """
 
@@ -57,6 +58,7 @@ class Demo:
     seed: int = 0
     concurrency: int = 8
     speed: float = 1.0
+    port: int = 0
     live: bool = False
 
     def run(self, on_turn: Callable[[], None] = lambda: None) -> Report:
@@ -71,6 +73,7 @@ class Demo:
         behaviour = Replay.from_file(self.replay) if self.replay else Scripted(load_data("script.json"))
         with running(
             behaviour,
+            port=self.port,
             faults=FaultPlan.mixed(self.faults, self.seed),
             latency=LATENCY,
             speed=self.speed,
