@@ -43,6 +43,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "demo": BELOW_JOINING | JOINING | {"simulator"},
     "cli": BELOW_JOINING | JOINING | {"serve", "demo", "simulator"},
     "simulator": set(),
+    "__main__": {"cli"},
     "_face": set(),
     "_version": set(),
 }

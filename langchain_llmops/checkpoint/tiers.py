@@ -243,7 +243,13 @@ class Tiers:
         content = await self.warm.content(place.thread)
         if not any(content):
             return False
-        path, size = await cold.store(place.thread_id, place.thread, content)
+        try:
+            path, size = await cold.store(place.thread_id, place.thread, content)
+        except CheckpointError:
+            now = await self.warm.thread(place.thread)
+            if now is None or now.stamp != found.stamp:
+                return False  # deleted with its objects, or written, while it was moved
+            raise
         if not await self.warm.go_cold(place.thread, found.stamp, path, size, content):
             await self._discard(cold, path)
             return False

@@ -99,7 +99,7 @@ class Warm:
     """Statements on the tables of `schema`, which are made on first use."""
 
     def __init__(self, store: Store, *, clock: Callable[[], float]) -> None:
-        self._store = store
+        self._sql = store.sql
         self._clock = clock
         self._ready = False
         self._closed = False
@@ -116,11 +116,10 @@ class Warm:
         """The database with its tables in place."""
         if self._closed:
             raise CheckpointError("this checkpointer is closed; make a new one or enter it again with `with`")
-        sql = self._store.sql
         if not self._ready:
-            await sql.migrate("checkpoint", STEPS)
+            await self._sql.migrate("checkpoint", STEPS)
             self._ready = True
-        return sql
+        return self._sql
 
     # writing
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Any, Final, NoReturn
 
 import typer
 from rich.console import Console
@@ -12,7 +13,10 @@ from langchain_llmops.core.redaction import redact
 
 __all__ = ["app", "main"]
 
-BAD_INPUT = 2
+BAD_INPUT: Final = 2
+INTERRUPTED: Final = 130
+# typer carries click inside it since 0.26; the base of its own errors is click's, wherever that lives
+USAGE_ERROR: Final[Any] = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
 
 app = typer.Typer(
     name="llmops",
@@ -33,11 +37,20 @@ def main() -> None:
     for command in (demo, simulate, record, settings):
         app.command()(command)
     try:
-        app()
+        code = app(standalone_mode=False)
     except (LLMOpsError, SimulatorError) as error:
-        Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print(f"llmops: {redact(_one_line(error))}")
-        sys.exit(BAD_INPUT)
+        _end(redact(_one_line(str(error))), BAD_INPUT)
+    except USAGE_ERROR as error:
+        _end(_one_line(error.format_message()) + " (see llmops --help)", BAD_INPUT)
+    except (typer.Abort, KeyboardInterrupt):
+        _end("interrupted", INTERRUPTED)
+    sys.exit(code or 0)
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+def _end(line: str, code: int) -> NoReturn:
+    Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print(f"llmops: {line}")
+    sys.exit(code)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

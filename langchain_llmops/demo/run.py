@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from langchain.agents import create_agent
 
-from langchain_llmops.core.errors import ConfigurationError, StoreError
+from langchain_llmops.core.errors import ConfigurationError
 from langchain_llmops.core.tokens import default_token_counter
 from langchain_llmops.demo.replay import ReplayContext, ReplayMiddleware, recorded_tools
 from langchain_llmops.demo.runner import TrafficRunner
@@ -84,9 +84,14 @@ class Demo:
 
     async def _run(self, ops: LLMOps, simulator: RunningSimulator | None, on_turn: Callable[[], None]) -> Report:
         runner = TrafficRunner(
-            ops, self._agents(ops, simulator), self.conversations, concurrency=self.concurrency, on_turn=on_turn
+            ops,
+            self._agents(ops, simulator),
+            self.conversations,
+            replay=self.replay is not None,
+            concurrency=self.concurrency,
+            on_turn=on_turn,
         )
-        await _reach(ops)
+        await ops.aping()  # a wrong URL is one clear line before any traffic
         began = time.perf_counter()
         with _interruptible(runner):
             await runner.run()
@@ -141,14 +146,6 @@ def _provider_side(simulator: RunningSimulator, extra: dict[str, Any]) -> dict[s
     if "replay" in extra:
         told["replay"] = {**extra["replay"], "unknown_prefixes": stats.by_code.get("unknown_prefix", 0)}
     return told
-
-
-async def _reach(ops: LLMOps) -> None:
-    """Ask every store once, so that a wrong URL is one clear line before any traffic."""
-    try:
-        await ops.aping()
-    except StoreError as error:
-        raise ConfigurationError(str(error)) from error
 
 
 @contextmanager

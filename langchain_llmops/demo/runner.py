@@ -36,6 +36,7 @@ class TrafficRunner:
 
     Args:
         agent_for: the agent of a conversation.
+        replay: the conversations are recordings, each run once.
         on_turn: called after every finished turn.
     """
 
@@ -45,12 +46,14 @@ class TrafficRunner:
         agent_for: Callable[[Conversation], CompiledStateGraph[Any, Any, Any, Any]],
         conversations: Sequence[Conversation],
         *,
+        replay: bool,
         concurrency: int,
         on_turn: Callable[[], None],
     ) -> None:
         self._ops = ops
         self._agent_for = agent_for
         self._conversations = conversations
+        self._replay = replay
         self._slots = asyncio.Semaphore(concurrency)
         self._on_turn = on_turn
         self._stopping = False
@@ -69,7 +72,7 @@ class TrafficRunner:
         current = min(rounds, default=0)
         await asyncio.gather(
             *(
-                self._session(c, count, goal=len(c.turns) * (1 if c.recorded else current + 1))
+                self._session(c, count, goal=len(c.turns) * (1 if self._replay else current + 1))
                 for c, count in zip(self._conversations, answered, strict=True)
             )
         )
@@ -111,7 +114,7 @@ class TrafficRunner:
         agent: CompiledStateGraph[Any, Any, Any, Any],
         value: Mapping[str, Any] | None,
     ) -> None:
-        context = ReplayContext(conversation) if conversation.recorded else None
+        context = ReplayContext(conversation) if self._replay else None
         for _ in range(MAX_RESUMES):
             try:
                 await agent.ainvoke(value, self._config(conversation), context=context)

@@ -9,14 +9,14 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from langchain_llmops.core.concurrency import DOOR, run_sync
-from langchain_llmops.core.errors import StoreError
+from langchain_llmops.core.errors import StoreError, StoreUnavailableError
 from langchain_llmops.core.events import CallFinished, Event, FellBack, Retried
 from langchain_llmops.ledger.schema import INSERT_CALL, INSERT_EVENT, MIGRATIONS, call_row, event_row
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from langchain_llmops.stores.base import Sql, Store
+    from langchain_llmops.stores.base import Sql, Store, Transaction
 
 __all__ = ["Ledger"]
 
@@ -123,12 +123,33 @@ class Ledger:
         calls = [self._calls[i] for i in range(min(BATCH_ROWS, len(self._calls)))]
         events = [self._events[i] for i in range(min(BATCH_ROWS, len(self._events)))]
         sql = await self.sql()
-        async with sql.transaction() as transaction:
-            if calls:
-                await transaction.execute_many(INSERT_CALL, calls)
-            if events:
-                await transaction.execute_many(INSERT_EVENT, events)
+        try:
+            async with sql.transaction() as transaction:
+                await _insert(transaction, calls, events)
+        except StoreUnavailableError:
+            raise
+        except StoreError:
+            await self._write_singly(sql, calls, events)
         for _ in calls:
             self._calls.popleft()
         for _ in events:
             self._events.popleft()
+
+    async def _write_singly(self, sql: Sql, calls: list[tuple[Any, ...]], events: list[tuple[Any, ...]]) -> None:
+        """A row that the database refuses is dropped and counted; it must not hold up the others for ever."""
+        for one_call, one_event in [([row], []) for row in calls] + [([], [row]) for row in events]:
+            try:
+                async with sql.transaction() as transaction:
+                    await _insert(transaction, one_call, one_event)
+            except StoreUnavailableError:
+                raise
+            except StoreError as error:
+                self.dropped += 1
+                _log.error("the ledger's database refused a record, which is dropped: %s", error)
+
+
+async def _insert(transaction: Transaction, calls: list[tuple[Any, ...]], events: list[tuple[Any, ...]]) -> None:
+    if calls:
+        await transaction.execute_many(INSERT_CALL, calls)
+    if events:
+        await transaction.execute_many(INSERT_EVENT, events)

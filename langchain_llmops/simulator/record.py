@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
@@ -63,6 +63,7 @@ class Recorder:
         self._book = Book(read_recordings(path) if self._path.exists() else ())
         self._http = HttpServer(self._handle, host, port)
         self._changed = asyncio.Event()
+        self._stopping = asyncio.Event()
         self._client: httpx.AsyncClient
         self._writer: asyncio.Task[None]
         if not self._path.parent.is_dir():
@@ -89,20 +90,21 @@ class Recorder:
         """Close everything and write the file."""
         await self._http.stop()
         await self._client.aclose()
-        self._writer.cancel()
-        await asyncio.gather(self._writer, return_exceptions=True)
+        self._stopping.set()
+        self._changed.set()
+        await self._writer  # not cancelled: its thread would go on and could put an older state over the last one
         if self._book.recordings:
             write_recordings(self._path, self._book.recordings)
 
     async def _write_changes(self) -> None:
-        while True:
-            await self._changed.wait()
+        while await self._changed.wait() and not self._stopping.is_set():
             self._changed.clear()
             try:
                 await asyncio.to_thread(write_recordings, self._path, self._book.recordings)
             except SimulatorError as error:
                 logger.warning("%s; the conversations are kept and written at the stop", error)
-            await asyncio.sleep(WRITE_EVERY_S)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), WRITE_EVERY_S)
 
     async def _handle(self, http: HttpRequest) -> HttpResponse:
         request = self._client.build_request(

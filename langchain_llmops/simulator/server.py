@@ -91,10 +91,10 @@ class SimulatorServer:
         """Listen."""
         await self._http.start()
 
-    async def stop(self) -> None:
-        """Release what hangs, let running answers end, close every connection."""
+    async def stop(self, grace_s: float = 0.5) -> None:
+        """Release what hangs, let running answers end within `grace_s`, close every connection."""
         self._stopping.set()
-        await self._http.stop()
+        await self._http.stop(grace_s)
 
     async def _handle(self, http: HttpRequest) -> HttpResponse:
         """One request, counted."""

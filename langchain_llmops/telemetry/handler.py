@@ -12,6 +12,7 @@ from langchain_core.callbacks import BaseCallbackHandler
 
 from langchain_llmops.core.classify import classify
 from langchain_llmops.core.context import ATTEMPT, CURRENT_IDENTITY, ROUTE, RUNG, identity_from
+from langchain_llmops.core.delegate import DELEGATE_PROVIDER
 from langchain_llmops.core.events import Bus, CallFinished
 from langchain_llmops.core.pricing import PriceBook
 from langchain_llmops.core.redaction import redact
@@ -98,7 +99,9 @@ class OpsCallbackHandler(BaseCallbackHandler):
         self, serialized: dict[str, Any] | None, messages: list[list[BaseMessage]], *, run_id: UUID, **kwargs: Any
     ) -> None:
         """A chat model is asked; the cache may want to know for whom."""
-        run = self._start("model", _model_name(serialized, kwargs), run_id, kwargs)
+        # a router or chain asked by `generate()` makes a run of its own; the model below it is the call that counts
+        wraps = (kwargs.get("metadata") or {}).get("ls_provider") == DELEGATE_PROVIDER
+        run = self._start(None if wraps else "model", _model_name(serialized, kwargs), run_id, kwargs)
         run.messages = messages[0] if messages else ()
         CURRENT_IDENTITY.set(identity_from(run.metadata))
 
@@ -144,14 +147,14 @@ class OpsCallbackHandler(BaseCallbackHandler):
         """A model answered."""
         CURRENT_IDENTITY.set(None)
         run = self._end(run_id)
-        if run is not None:
+        if run is not None and run.kind is not None:
             self._publish(self._answered(run, self._record(run), response))
 
     def on_llm_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
         """A model call failed or was cancelled."""
         CURRENT_IDENTITY.set(None)
         run = self._end(run_id)
-        if run is not None:
+        if run is not None and run.kind is not None:
             self._publish(self._failed_call(run, self._failed(self._record(run), error), error))
 
     def on_tool_end(self, output: Any, *, run_id: UUID, **kwargs: Any) -> None:

@@ -164,11 +164,18 @@ def test_bad_input_is_one_clear_line_without_secrets(arguments, reason):
     assert "hunter2" not in line
 
 
-def test_an_unknown_option_is_refused_with_exit_code_2():
-    done = llmops("demo", "--nonsense")
-    assert done.returncode == 2
-    assert "No such option" in done.stderr
-    assert "Traceback" not in done.stderr
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (("demo", "--nonsense"), "No such option"),
+        (("demo", "--faults", "2"), "Invalid value for '--faults'"),
+        (("demo", "--conversations", "many"), "Invalid value for '--conversations'"),
+        (("nonsense",), "No such command"),
+        (("record",), "Missing"),
+    ],
+)
+def test_a_wrong_command_line_is_one_line_too(arguments, reason):
+    assert reason in one_line(llmops(*arguments))
 
 
 def test_the_wrong_recording_is_refused_before_anything_is_written(tmp_path):

@@ -106,7 +106,7 @@ def test_the_chain_names_every_prefix_and_order_matters(one, other):
     assert digest_of(one + other) != digest_of(other + one)
 
 
-def test_arguments_that_are_no_json_count_as_text():
+def test_arguments_are_compared_as_json_where_they_are_json_and_as_text_elsewhere():
     def digest(arguments):
         call = {"id": "x", "function": {"name": "f", "arguments": arguments}}
         return digest_of([{"role": "assistant", "content": None, "tool_calls": [call]}])
@@ -114,6 +114,8 @@ def test_arguments_that_are_no_json_count_as_text():
     assert digest("{not json") != digest("{not  json")
     assert digest("") == digest(" {} ")
     assert digest('"{}"') != digest("{}")
+    assert digest('{"a": 1e2}') == digest('{"a": 100.0}') == digest('{"a": 100}')
+    assert digest('{"a": 1}') != digest('{"a": true}')
     assert digest("[" * 100_000) != digest("[" * 100_001)
 
 

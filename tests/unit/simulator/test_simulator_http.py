@@ -9,8 +9,9 @@ import threading
 
 import pytest
 
-from langchain_llmops.simulator import FaultPlan, SimulatorError, running
+from langchain_llmops.simulator import Echo, FaultPlan, SimulatorError, running
 from langchain_llmops.simulator.http1 import HttpResponse, HttpServer
+from langchain_llmops.simulator.server import ServerSettings, SimulatorServer
 
 CHAT = {"model": "gpt-4o", "messages": [{"role": "user", "content": "hello"}]}
 
@@ -191,6 +192,42 @@ def test_a_stop_releases_what_hangs_and_closes_every_connection(dial, eventually
     assert not [thread for thread in threading.enumerate() if thread.name == "simulator"]
     with pytest.raises(ConnectionRefusedError):
         dial(simulator)
+
+
+async def test_a_stop_waits_for_running_answers_but_not_for_what_hangs():
+    server = SimulatorServer(Echo(), ServerSettings(faults=FaultPlan(rates={"hang": 1.0})))
+    await server.start()
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(server.url.rpartition(":")[2]))
+    writer.write(request(body=CHAT))
+    async with asyncio.timeout(10):
+        while not server.stats.in_flight:
+            await asyncio.sleep(0)
+        await server.stop(grace_s=3600)
+    assert await reader.read() == b""
+    writer.close()
+    await writer.wait_closed()
+
+
+async def test_a_running_answer_is_finished_within_the_grace_of_a_stop():
+    release = asyncio.Event()
+
+    async def handler(http):
+        await release.wait()
+        return HttpResponse(200, b"finished")
+
+    server = HttpServer(handler)
+    await server.start()
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    writer.write(request("GET", "/"))
+    while not server.tasks:
+        await asyncio.sleep(0)
+    stop = asyncio.create_task(server.stop(grace_s=3600))
+    await asyncio.sleep(0)
+    release.set()
+    await stop
+    assert (await reader.read()).endswith(b"finished")
+    writer.close()
+    await writer.wait_closed()
 
 
 def test_a_hang_is_bounded(dial):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import threading
 
 import httpx
 import openai
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from langchain_llmops.simulator import FaultPlan, Replay, Scripted, SimulatorError, recording, running
+from langchain_llmops.simulator import FaultPlan, Replay, Scripted, SimulatorError, record, recording, running
 from langchain_llmops.simulator.assemble import StreamedMessage, message_of
 from langchain_llmops.simulator.book import Book, without_keys
 from langchain_llmops.simulator.recordings import Recording, read_recordings, write_recordings
@@ -142,6 +143,26 @@ def test_the_file_is_whole_while_the_recorder_runs(tmp_path, connect, eventually
             client.chat.completions.create(model="gpt-4o", messages=[{"role": "user", "content": f"hi {i}"}])
         eventually(lambda: path.exists() and len(read_recordings(path)) == 3)
         assert [entry.name for entry in tmp_path.iterdir()] == ["out.jsonl"]
+
+
+def test_a_write_under_way_at_the_stop_does_not_undo_the_last_one(tmp_path, ask, monkeypatch):
+    path, begun, later = tmp_path / "out.jsonl", threading.Event(), threading.Event()
+
+    def slow_at_first(target, recordings):
+        if begun.is_set():
+            write_recordings(target, recordings)
+            later.set()
+        else:
+            begun.set()
+            later.wait(0.5)  # the time a wrong order has to show itself
+            write_recordings(target, recordings)
+
+    monkeypatch.setattr(record, "write_recordings", slow_at_first)
+    with running() as upstream, recording(path, upstream.base_url) as recorder:
+        ask(Proxy(recorder), "one")
+        assert begun.wait(10)
+        ask(Proxy(recorder), "two")
+    assert len(read_recordings(path)) == 2
 
 
 def test_an_existing_recording_is_gone_on_with(tmp_path, ask):

@@ -1,0 +1,390 @@
+"""One record per model call: identity, tokens, money, time, errors."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
+
+import pytest
+from langchain_core.caches import InMemoryCache
+from langchain_core.callbacks import CallbackManager
+from langchain_core.exceptions import ModelRateLimitError, ModelTimeoutError
+from langchain_core.language_models import FakeListLLM, GenericFakeChatModel
+from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
+
+from langchain_llmops.core.context import ATTEMPT, CURRENT_IDENTITY, ROUTE, RUNG
+from langchain_llmops.core.events import Bus
+from langchain_llmops.core.types import ErrorKind, Identity, Money, Usage
+from langchain_llmops.telemetry.handler import OpsCallbackHandler
+from tests.support.models import Hang, ScriptedModel, answer, chunk
+
+WHO = Identity(tenant="acme", user="u1", session="s1", request="r1")
+# 10 and 5 tokens of gpt-4o-mini at $0.15 and $0.60 a million
+COST = Money(Decimal("0.0000015"), Decimal("0.000003"))
+
+
+def test_a_call_is_one_record_with_who_what_and_how_much(config, told) -> None:
+    ScriptedModel().invoke("hi", config)
+    record = told.only
+    assert (record.kind, record.identity) == ("model", WHO)
+    assert (record.provider, record.model) == ("openai", "gpt-4o-mini")
+    assert (record.usage, record.money, record.cost_usd) == (Usage(10, 5), COST, COST.total_usd)
+    assert (record.estimated, record.unpriced, record.error_kind, record.cache_level) == (False, False, None, None)
+    assert (record.finish_reason, record.streamed, record.ttft_s) == ("stop", False, None)
+    assert "beta" in record.tags
+    assert record.trace_id == record.run_id
+    assert record.parent_run_id is None
+
+
+async def test_an_async_call_is_the_same_record(config, told, handler) -> None:
+    await ScriptedModel().ainvoke("hi", config)
+    assert (told.only.identity, told.only.usage, told.only.money) == (WHO, Usage(10, 5), COST)
+    assert handler.open_runs == 0
+
+
+def test_langchains_own_fake_model_is_recorded(config, told) -> None:
+    GenericFakeChatModel(messages=iter([AIMessage("ok")])).invoke("hi", config)
+    assert told.only.identity == WHO
+    assert told.only.estimated
+    assert told.only.unpriced
+
+
+def test_the_model_that_answered_is_the_one_that_is_priced(config, told) -> None:
+    """A provider may answer with a dated name, or with another model."""
+    ScriptedModel(answer(response_metadata={"model_name": "gpt-4o-2024-08-06"})).invoke("hi", config)
+    assert told.only.model == "gpt-4o-2024-08-06"
+    assert told.only.money == Money(Decimal("0.000025"), Decimal("0.00005"))
+
+
+def test_a_thread_stands_in_for_a_session(handler, told) -> None:
+    ScriptedModel().invoke("hi", {"callbacks": [handler], "metadata": {"thread_id": "t1"}})
+    assert told.only.identity == Identity(session="t1")
+
+
+def test_route_rung_and_attempt_come_from_the_metadata(config, told) -> None:
+    config["metadata"] |= {ROUTE: "simple", RUNG: 1, ATTEMPT: 2}
+    ScriptedModel().invoke("hi", config)
+    assert (told.only.route, told.only.rung, told.only.attempt) == ("simple", 1, 2)
+
+
+def test_time_is_measured_from_start_to_end(config, told, clock) -> None:
+    def slow(_):
+        clock.pass_s(2.5)
+        return "ok"
+
+    ScriptedModel(slow).invoke("hi", config)
+    assert (told.only.started_at, told.only.latency_s) == (1000.0, 2.5)
+
+
+# streams
+
+
+def test_a_stream_is_one_record_with_the_time_to_its_first_token(config, told, clock) -> None:
+    model = ScriptedModel([chunk("a"), chunk("b"), chunk("", usage=(10, 5), finish_reason="stop")])
+    for number, _ in enumerate(model.stream("hi", config)):
+        clock.pass_s(1.0)
+    record = told.only
+    assert record.streamed
+    assert (record.ttft_s, record.latency_s) == (0.0, number + 1.0)
+    assert (record.usage, record.money, record.finish_reason) == (Usage(10, 5), COST, "stop")
+
+
+async def test_an_async_stream_is_the_same_record(config, told) -> None:
+    async for _ in ScriptedModel("a longer answer").astream("hi", config):
+        pass
+    assert (told.only.streamed, told.only.usage, told.only.money) == (True, Usage(10, 5), COST)
+
+
+def test_the_first_token_of_a_slow_model_comes_late(handler, told, clock) -> None:
+    class Thinks(ScriptedModel):
+        def _stream(self, messages, stop=None, run_manager=None, **kwargs):
+            clock.pass_s(3.0)
+            yield from super()._stream(messages, stop, run_manager, **kwargs)
+
+    list(Thinks("a b").stream("hi", {"callbacks": [handler]}))
+    assert told.only.ttft_s == 3.0
+
+
+def test_typed_stream_events_count_as_tokens(config, told) -> None:
+    events = ScriptedModel("a b").stream_events("hi", config, version="v3")
+    for _ in events:
+        pass
+    assert told.only.streamed
+    assert told.only.ttft_s is not None
+
+
+def test_an_abandoned_stream_is_cancelled_and_may_have_cost(config, told, handler) -> None:
+    stream = ScriptedModel([chunk("x" * 400), chunk("never read")]).stream("hello there", config)
+    next(stream)
+    stream.close()
+    record = told.only
+    assert (record.error_kind, record.estimated) == (ErrorKind.CANCELLED, True)
+    assert record.usage.input_tokens > 0
+    assert record.usage.output_tokens == 100
+    assert record.money is not None
+    assert handler.open_runs == 0
+
+
+async def test_an_abandoned_async_stream_is_cancelled(config, told, handler) -> None:
+    stream = ScriptedModel([chunk("one"), chunk("two")]).astream("hi", config)
+    await anext(stream)
+    await stream.aclose()
+    assert told.only.error_kind is ErrorKind.CANCELLED
+    assert handler.open_runs == 0
+
+
+def test_a_stream_that_breaks_is_one_failed_record(config, told, handler) -> None:
+    with pytest.raises(ModelTimeoutError):
+        list(ScriptedModel([chunk("some text"), ModelTimeoutError("slow")]).stream("hi", config))
+    assert (told.only.error_kind, told.only.streamed, told.only.estimated) == (ErrorKind.TIMEOUT, True, True)
+    assert told.only.usage.output_tokens == len("some text") // 4
+    assert handler.open_runs == 0
+
+
+# failures
+
+
+def test_a_refused_call_costs_nothing(config, told, handler) -> None:
+    with pytest.raises(ModelRateLimitError):
+        ScriptedModel(ModelRateLimitError("slow down")).invoke("hi", config)
+    record = told.only
+    assert (record.error_kind, record.error_class) == (ErrorKind.RATE_LIMIT, "ModelRateLimitError")
+    assert (record.money, record.usage, record.cost_usd) == (None, Usage(), 0)
+    assert handler.open_runs == 0
+
+
+def test_an_attempt_that_may_have_been_billed_is_priced_apart(config, told) -> None:
+    with pytest.raises(ModelTimeoutError):
+        ScriptedModel(ModelTimeoutError("too slow")).invoke("how are you today", config)
+    record = told.only
+    assert record.error_kind is ErrorKind.TIMEOUT
+    assert record.estimated
+    assert record.usage.input_tokens > 3
+    assert record.money == Money(record.usage.input_tokens * Decimal("0.00000015"), Decimal(0))
+
+
+async def test_a_cancelled_stream_is_cancelled_not_failed(config, told, handler) -> None:
+    hang = Hang()
+
+    async def read() -> None:
+        async for _ in ScriptedModel([chunk("one"), hang]).astream("hi", config):
+            pass
+
+    task = asyncio.create_task(read())
+    await hang.reached.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert told.only.error_kind is ErrorKind.CANCELLED
+    assert handler.open_runs == 0
+
+
+async def test_a_cancelled_call_of_a_bare_model_is_found_by_the_sweep(config, told, handler, clock) -> None:
+    """LangChain fires no end event for it; nothing above it can end it either."""
+    hang = Hang()
+    task = asyncio.create_task(ScriptedModel(hang).ainvoke("hi", config))
+    await hang.reached.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    clock.pass_s(3601)
+    ScriptedModel().invoke("hi", config)
+    assert handler.open_runs == 0
+    assert sorted((record.error_kind or "ok") for record in told) == ["cancelled", "ok"]
+
+
+# tokens that nobody reported, and models without a price
+
+
+def test_missing_usage_is_estimated_and_says_so(config, told) -> None:
+    ScriptedModel(answer("four words of text", usage=None)).invoke("some question of mine", config)
+    record = told.only
+    assert record.estimated
+    assert record.usage.input_tokens >= 4
+    assert record.usage.output_tokens >= 4
+    assert record.money is not None
+    assert record.cost_usd > 0
+
+
+def test_a_stream_without_usage_is_estimated(config, told) -> None:
+    list(ScriptedModel([chunk("four words "), chunk("of text"), chunk(finish_reason="stop")]).stream("hi", config))
+    assert told.only.estimated
+    assert told.only.usage.output_tokens >= 4
+
+
+def test_a_text_model_is_counted_too(config, told) -> None:
+    FakeListLLM(responses=["an answer of some words"]).invoke("a question of some words", config)
+    record = told.only
+    assert record.kind == "model"
+    assert record.estimated
+    assert record.usage.input_tokens >= 5
+    assert record.usage.output_tokens >= 5
+
+
+def test_a_model_without_a_price_is_unpriced_and_not_free(config, told) -> None:
+    ScriptedModel(model_name="my-own-model", provider="vllm").invoke("hi", config)
+    assert told.only.unpriced
+    assert told.only.money is None
+    assert told.only.usage == Usage(10, 5)
+
+
+# cache hits
+
+
+def test_langchains_own_cache_hit_costs_nothing_and_saves(config, told) -> None:
+    model = ScriptedModel(cache=InMemoryCache())
+    model.invoke("hi", config)
+    model.invoke("hi", config)
+    missed, hit = told
+    assert (missed.cache_level, missed.money) == (None, COST)
+    assert (hit.cache_level, hit.money, hit.cost_usd, hit.usage) == ("other", Money(), 0, Usage())
+    assert (hit.saved, hit.saved_usd) == (Usage(10, 5), COST.total_usd)
+
+
+def test_our_own_cache_hit_costs_nothing_and_saves(config, told) -> None:
+    saved = {"input_tokens": 10, "output_tokens": 5, "total_tokens": 15}
+    meta = {"llmops_cache": {"level": "L2", "age_s": 3.0, "saved": saved}}
+    ScriptedModel(answer(usage=(0, 0), response_metadata=meta)).invoke("hi", config)
+    hit = told.only
+    assert (hit.cache_level, hit.money, hit.usage) == ("L2", Money(), Usage())
+    assert (hit.saved, hit.saved_usd) == (Usage(10, 5), COST.total_usd)
+
+
+def test_a_hit_of_a_model_without_a_price_saves_an_unknown_sum(config, told) -> None:
+    meta = {"llmops_cache": {"level": "L1", "age_s": 0.0, "saved": None}}
+    ScriptedModel(answer(usage=(0, 0), response_metadata=meta), model_name="my-own").invoke("hi", config)
+    assert (told.only.saved_usd, told.only.money) == (None, Money())
+
+
+# many at once
+
+
+def test_a_batch_is_one_record_per_input(config, told) -> None:
+    ScriptedModel().batch(["a", "b", "c"], config)
+    assert len(told) == 3
+    assert len({record.run_id for record in told}) == 3
+    assert {record.identity for record in told} == {WHO}
+
+
+def test_generate_with_two_prompts_is_two_records(handler, told) -> None:
+    ScriptedModel().generate([[HumanMessage("a")], [HumanMessage("b")]], callbacks=[handler])
+    assert [record.usage for record in told] == [Usage(10, 5)] * 2
+    assert len({record.prompt_hash for record in told}) == 2
+
+
+def test_fifty_threads_lose_no_record_and_mix_no_identity(handler, told) -> None:
+    model = ScriptedModel()
+
+    def call(number: int) -> None:
+        model.invoke("hi", {"callbacks": [handler], "metadata": {"user_id": f"u{number}"}})
+
+    with ThreadPoolExecutor(16) as threads:
+        list(threads.map(call, range(50)))
+    assert {record.identity.user for record in told} == {f"u{number}" for number in range(50)}
+    assert len(told) == 50
+    assert handler.open_runs == 0
+
+
+async def test_fifty_tasks_lose_no_record_and_mix_no_identity(handler, told) -> None:
+    model = ScriptedModel()
+    calls = (model.ainvoke("hi", {"callbacks": [handler], "metadata": {"user_id": f"u{n}"}}) for n in range(50))
+    await asyncio.gather(*calls)
+    assert sorted(record.identity.user for record in told) == sorted(f"u{n}" for n in range(50))
+    assert handler.open_runs == 0
+
+
+def test_the_same_handler_given_twice_records_once(handler, told) -> None:
+    model = ScriptedModel(callbacks=[handler])
+    manager = CallbackManager(handlers=[handler], inheritable_handlers=[handler])
+    attached = model.with_config(callbacks=manager)
+    attached.invoke("hi", {"callbacks": [handler]})
+    assert len(told) == 1
+    assert handler.open_runs == 0
+
+
+def test_two_handlers_record_each_for_itself(bus, told) -> None:
+    handlers = [OpsCallbackHandler(bus), OpsCallbackHandler(bus)]
+    ScriptedModel().invoke("hi", {"callbacks": handlers})
+    assert len(told) == 2
+
+
+# what is kept of the content
+
+
+SECRET = "my key is sk-abcdefghijklmnop"
+
+
+def test_content_is_not_kept_unless_asked(config, told) -> None:
+    ScriptedModel(answer("top secret answer")).invoke(SECRET, config)
+    assert told.only.content is None
+    assert "secret" not in repr(told.only)
+    assert "sk-abc" not in repr(told.only)
+
+
+def test_content_that_is_asked_for_is_redacted(bus, told) -> None:
+    handler = OpsCallbackHandler(bus, keep_content=True)
+    call = {"name": "pay", "args": {"password": "x"}, "id": "1", "type": "tool_call"}
+    ScriptedModel(answer("the answer", tool_calls=[call])).invoke(
+        [SystemMessage("be brief"), HumanMessage(SECRET)], {"callbacks": [handler]}
+    )
+    content = json.loads(told.only.content)
+    assert content["prompt"][0] == {"role": "system", "content": "be brief"}
+    assert content["answer"]["content"] == "the answer"
+    assert content["answer"]["tool_calls"][0]["name"] == "pay"
+    assert "abcdefghijklmnop" not in told.only.content
+
+
+def test_equal_prompts_hash_alike_and_others_apart(config, told) -> None:
+    model = ScriptedModel()
+    for prompt in ("a", "a", "b", [SystemMessage("a")], [HumanMessage("a"), HumanMessage("")], "\ud800"):
+        model.invoke(prompt, config)
+    hashes = [record.prompt_hash for record in told]
+    assert hashes[0] == hashes[1]
+    assert len(set(hashes)) == 5
+
+
+# the identity a cache may ask for
+
+
+def test_while_a_model_is_asked_its_identity_is_known_and_afterwards_not(config) -> None:
+    seen = []
+    ScriptedModel(lambda _: seen.append(CURRENT_IDENTITY.get()) or "ok").invoke("hi", config)
+    assert seen == [WHO]
+    assert CURRENT_IDENTITY.get() is None
+
+
+async def test_while_a_model_is_asked_in_a_task_its_identity_is_known(config) -> None:
+    seen = []
+    await ScriptedModel(lambda _: seen.append(CURRENT_IDENTITY.get()) or "ok").ainvoke("hi", config)
+    assert seen == [WHO]
+
+
+def test_a_run_that_names_nobody_is_known_to_name_nobody(handler) -> None:
+    seen = []
+    ScriptedModel(lambda _: seen.append(CURRENT_IDENTITY.get()) or "ok").invoke("hi", {"callbacks": [handler]})
+    assert seen == [Identity()]
+
+
+def test_after_a_failure_the_identity_is_forgotten(config) -> None:
+    with pytest.raises(ModelRateLimitError):
+        ScriptedModel(ModelRateLimitError()).invoke("hi", config)
+    assert CURRENT_IDENTITY.get() is None
+
+
+def test_a_failing_reader_never_reaches_the_caller(config, bus) -> None:
+    def broken(_) -> None:
+        raise RuntimeError("disk full")
+
+    bus.subscribe(broken)
+    assert ScriptedModel().invoke("hi", config).text == "ok"
+    assert sum(bus.failures.values()) == 1
+
+
+def test_a_handler_works_alone(told) -> None:
+    handler = OpsCallbackHandler()
+    handler.bus.subscribe(told)
+    assert isinstance(handler.bus, Bus)
+    ScriptedModel().invoke("hi", {"callbacks": [handler]})
+    assert told.only.money == COST

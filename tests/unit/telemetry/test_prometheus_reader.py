@@ -1,0 +1,150 @@
+"""The bus as Prometheus series: right sums, bounded labels, and nobody's name in them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from decimal import Decimal
+
+import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+from langchain_llmops.core.events import CacheLooked, CallFinished, Event, FellBack, Retried, Routed
+from langchain_llmops.core.types import CallRecord, ErrorKind, Identity, Money, Usage
+from langchain_llmops.telemetry.prometheus import MAX_NAMES, PrometheusReader
+
+WHO = Identity(tenant="t", user="user-ada", session="session-9", request="request-1", ip="10.0.0.9")
+CALL = CallRecord(
+    kind="model",
+    run_id="run-1",
+    trace_id="trace-1",
+    name="ChatOpenAI",
+    started_at=1000.0,
+    latency_s=0.3,
+    identity=WHO,
+    provider="openai",
+    model="gpt-4o-mini",
+    usage=Usage(1000, 200),
+    money=Money(Decimal("0.0001"), Decimal("0.0002")),
+    route="simple",
+    ttft_s=0.1,
+)
+
+
+@pytest.fixture
+def reader() -> PrometheusReader:
+    return PrometheusReader()
+
+
+def value(reader, series: str, /, **labels: str) -> float | None:
+    return reader.registry.get_sample_value(series, labels)
+
+
+def tell(reader, *records: CallRecord) -> None:
+    for record in records:
+        reader(CallFinished(record))
+
+
+def test_a_call_is_counted_timed_and_priced(reader) -> None:
+    tell(reader, CALL, CALL)
+    assert value(reader, "llmops_calls_total", kind="model", name="gpt-4o-mini", route="simple", outcome="ok") == 2
+    assert value(reader, "llmops_tokens_total", model="gpt-4o-mini", direction="input") == 2000
+    assert value(reader, "llmops_tokens_total", model="gpt-4o-mini", direction="output") == 400
+    assert value(reader, "llmops_cost_usd_total", model="gpt-4o-mini") == pytest.approx(0.0006)
+    assert value(reader, "llmops_call_duration_seconds_sum", kind="model", name="gpt-4o-mini") == pytest.approx(0.6)
+    assert value(reader, "llmops_call_duration_seconds_count", kind="model", name="gpt-4o-mini") == 2
+    assert value(reader, "llmops_time_to_first_token_seconds_sum", model="gpt-4o-mini") == pytest.approx(0.2)
+
+
+def test_a_hit_costs_nothing_and_saves(reader) -> None:
+    hit = replace(CALL, usage=Usage(), money=Money(), cache_level="L1", saved=Usage(9, 9), saved_usd=Decimal("0.0003"))
+    tell(reader, hit)
+    assert value(reader, "llmops_calls_total", kind="model", name="gpt-4o-mini", route="simple", outcome="hit") == 1
+    assert value(reader, "llmops_saved_usd_total", model="gpt-4o-mini") == pytest.approx(0.0003)
+    assert value(reader, "llmops_cost_usd_total", model="gpt-4o-mini") == 0
+
+
+def test_what_a_failed_attempt_may_have_cost_is_counted_apart(reader) -> None:
+    tell(reader, replace(CALL, error_kind=ErrorKind.TIMEOUT, estimated=True))
+    assert value(reader, "llmops_calls_total", kind="model", name="gpt-4o-mini", route="simple", outcome="timeout") == 1
+    assert value(reader, "llmops_failed_cost_usd_total", model="gpt-4o-mini") == pytest.approx(0.0003)
+    assert value(reader, "llmops_cost_usd_total", model="gpt-4o-mini") is None
+    assert value(reader, "llmops_tokens_total", model="gpt-4o-mini", direction="input") is None
+
+
+def test_an_unpriced_call_is_seen(reader) -> None:
+    tell(reader, replace(CALL, money=None, unpriced=True))
+    assert value(reader, "llmops_unpriced_calls_total", model="gpt-4o-mini") == 1
+
+
+def test_tools_and_turns_are_timed_but_have_no_tokens(reader) -> None:
+    tell(reader, replace(CALL, kind="tool", model=None, name="lookup", route=None, money=None, ttft_s=None))
+    assert value(reader, "llmops_calls_total", kind="tool", name="lookup", route="", outcome="ok") == 1
+    assert value(reader, "llmops_call_duration_seconds_count", kind="tool", name="lookup") == 1
+    assert value(reader, "llmops_tokens_total", model="lookup", direction="input") is None
+
+
+def test_looks_routes_retries_and_fallbacks_are_counted(reader) -> None:
+    for event in (
+        CacheLooked("hit", "L2", WHO),
+        CacheLooked("miss", None, WHO),
+        Routed("simple", "gpt-4o-mini", ("short",), WHO),
+        Retried("gpt-4o-mini", ErrorKind.RATE_LIMIT, 2, 0.5, WHO),
+        FellBack("gpt-4o-mini", "gpt-4o", ErrorKind.TIMEOUT, WHO),
+        Event(),
+    ):
+        reader(event)
+    assert value(reader, "llmops_cache_looks_total", outcome="hit", level="L2") == 1
+    assert value(reader, "llmops_cache_looks_total", outcome="miss", level="") == 1
+    assert value(reader, "llmops_routed_total", route="simple", model="gpt-4o-mini") == 1
+    assert value(reader, "llmops_retries_total", model="gpt-4o-mini", error_kind="rate_limit") == 1
+    assert (
+        value(reader, "llmops_fallbacks_total", from_model="gpt-4o-mini", to_model="gpt-4o", error_kind="timeout") == 1
+    )
+
+
+def test_no_series_ever_names_a_person(reader) -> None:
+    tell(reader, CALL, replace(CALL, error_kind=ErrorKind.OTHER))
+    reader(CacheLooked("hit", "L1", WHO))
+    reader(Routed("simple", "gpt-4o-mini", ("short",), WHO))
+    reader(Retried("m", ErrorKind.TIMEOUT, 2, 0.5, WHO))
+    reader(FellBack("m", "n", ErrorKind.TIMEOUT, WHO))
+    page = generate_latest(reader.registry).decode()
+    for name in ("user-ada", "session-9", "request-1", "10.0.0.9", "run-1", "trace-1"):
+        assert name not in page
+    labels = {label for f in text_string_to_metric_families(page) for s in f.samples for label in s.labels}
+    assert labels <= {"kind", "name", "route", "outcome", "model", "direction", "level", "error_kind"} | {
+        "from_model", "to_model", "le"
+    }  # fmt: skip
+
+
+def test_names_without_end_share_one_series(reader) -> None:
+    """A model name is text from outside: the number of series is bounded, the sums stay whole."""
+    for number in range(5 * MAX_NAMES):
+        tell(reader, replace(CALL, model=f"model-{number}"))
+    (family,) = [f for f in reader.registry.collect() if f.name == "llmops_cost_usd"]
+    totals = [sample for sample in family.samples if sample.name.endswith("_total")]
+    assert len(totals) <= MAX_NAMES + 1
+    assert sum(sample.value for sample in totals) == pytest.approx(5 * MAX_NAMES * 0.0003)
+    assert value(reader, "llmops_cost_usd_total", model="other") > 0
+
+
+def test_every_outcome_fits_the_page(reader) -> None:
+    tell(reader, *(replace(CALL, error_kind=kind, model='na"me\n\\') for kind in ErrorKind))
+    families = list(text_string_to_metric_families(generate_latest(reader.registry).decode()))
+    outcomes = {s.labels["outcome"] for f in families for s in f.samples if s.name == "llmops_calls_total"}
+    assert outcomes == {str(kind) for kind in ErrorKind}
+
+
+def test_a_model_name_that_is_no_text_does_not_break_the_page(reader) -> None:
+    """A lone surrogate, as JSON may carry one: the page of every other series must stay readable."""
+    tell(reader, replace(CALL, model="half an emoji \ud83d"), CALL)
+    assert "gpt-4o-mini" in generate_latest(reader.registry).decode()
+
+
+def test_readers_of_one_registry_are_told_apart() -> None:
+    registry = CollectorRegistry()
+    assert PrometheusReader(registry).registry is registry
+    with pytest.raises(ValueError, match="Duplicated"):
+        PrometheusReader(registry)
+    assert PrometheusReader().registry is not PrometheusReader().registry
