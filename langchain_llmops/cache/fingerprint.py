@@ -37,6 +37,8 @@ CLIENT_SIDE: Final = frozenset(
 )
 # A class by its name says nothing of its schema, and an object by its address never comes again.
 _OPAQUE: Final = re.compile(r"<class '|<function | at 0x[0-9a-f]+>")
+# as a JSON field of a model, or as a parameter written by repr
+_TEMPERATURE: Final = re.compile(r"""['"]temperature['"](?::|,) (\d+(?:\.\d+)?(?:e-?\d+)?)""")
 
 
 class Uncacheable(Exception):  # noqa: N818 - a decision, not a failure; never leaves the cache
@@ -48,7 +50,7 @@ def scope_of(scope: CacheScope, identity: Identity | None) -> str:
     if scope == "shared":
         return ""
     name = None if identity is None else (identity.user if scope == "user" else identity.session)
-    if name is None:
+    if not name:
         raise Uncacheable(f"scope is {scope!r} and the run names no {scope}")
     return f"{scope}:{name}"
 
@@ -59,6 +61,10 @@ def fingerprint(prompt: str, llm_string: str, *, owner: str, tenant: str, namesp
     `prompt` and `llm_string` are what langchain-core hands to a `BaseCache`. Message ids, tool-call ids, usage and
     response metadata of the history do not count; text as a string or as text blocks is the same.
     """
+    if _OPAQUE.search(llm_string):
+        raise Uncacheable("the request holds a class or an object whose content the cache cannot see")
+    if any(float(found[1]) > 0 for found in _TEMPERATURE.finditer(llm_string)):
+        raise Uncacheable("temperature is above 0")
     parts = [VERSION, tenant, namespace, owner, _model(llm_string), _prompt(prompt)]
     digest = hashlib.blake2b(digest_size=32)
     for part in parts:
@@ -69,29 +75,28 @@ def fingerprint(prompt: str, llm_string: str, *, owner: str, tenant: str, namesp
 
 
 def _model(llm_string: str) -> str:
-    if _OPAQUE.search(llm_string):
-        raise Uncacheable("the request holds a class or an object whose content the cache cannot see")
     head, separator, parameters = llm_string.partition("}---[")
     if not separator:
         return llm_string
-    model = json.loads(head + "}")
-    settings = {key: value for key, value in model.get("kwargs", {}).items() if key not in CLIENT_SIDE}
-    temperature = settings.get("temperature")
-    if isinstance(temperature, int | float) and temperature > 0:
-        raise Uncacheable("temperature is above 0")
+    try:
+        model = json.loads(head + "}")
+        settings = {key: value for key, value in model["kwargs"].items() if key not in CLIENT_SIDE}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return llm_string
     return json.dumps([model.get("id"), settings, parameters], sort_keys=True)
 
 
 def _prompt(prompt: str) -> str:
+    """Messages in a form of their own; a text model's prompt, even one that looks like JSON, as the text it is."""
     try:
         messages = json.loads(prompt)
-    except json.JSONDecodeError:
-        return prompt
-    if not isinstance(messages, list):
-        return prompt
-    numbers: dict[str, int] = {}
-    canonical = [_message(message.get("kwargs", message), numbers) for message in messages]
-    return json.dumps(canonical, sort_keys=True, ensure_ascii=False)
+        numbers: dict[str, int] = {}
+        canonical = [_message(message["kwargs"], numbers) for message in messages if message["lc"] == 1]
+        if not canonical or len(canonical) != len(messages):
+            return f"text:{prompt}"
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return f"text:{prompt}"
+    return "messages:" + json.dumps(canonical, sort_keys=True, ensure_ascii=False)
 
 
 def _message(kwargs: Mapping[str, Any], numbers: dict[str, int]) -> list[Any]:
@@ -102,10 +107,13 @@ def _message(kwargs: Mapping[str, Any], numbers: dict[str, int]) -> list[Any]:
     answered = kwargs.get("tool_call_id")
     return [
         kwargs.get("type"),
+        kwargs.get("role"),
         _content(kwargs.get("content")),
         kwargs.get("name"),
         calls,
+        [[call.get("name"), call.get("args")] for call in kwargs.get("invalid_tool_calls") or []],
         None if answered is None else numbers.setdefault(str(answered), len(numbers)),
+        kwargs.get("status"),
         _extra(kwargs.get("additional_kwargs") or {}, has_calls=bool(calls)),
     ]
 

@@ -1,13 +1,15 @@
 """Bytes at rest: versioned, compressed, optionally encrypted.
 
-Layout: magic `LO`, version (1 byte), flags (1 byte: 1 = zstd, 2 = AES-256-GCM), then the body. An encrypted body is
-key-id length (1 byte), key id, 12-byte nonce, ciphertext; the header and the caller's `context` are authenticated,
-so a value moved to another place does not open there.
+Layout: magic `LO`, version (1 byte), flags (1 byte: 1 = zstd, 2 = AES-256-GCM), then the body. A plain body begins with
+the CRC-32 of flags and content (4 bytes, big-endian): damage is found, forgery is not. An encrypted body is key-id
+length (1 byte), key id, 12-byte nonce, ciphertext; the header and the caller's `context` are authenticated, so a value
+moved to another place does not open there.
 """
 
 from __future__ import annotations
 
 import os
+import zlib
 from typing import TYPE_CHECKING, Final
 
 import zstandard
@@ -26,6 +28,7 @@ VERSION: Final = 1
 ZSTD: Final = 1
 ENCRYPTED: Final = 2
 HEADER_BYTES: Final = 4
+CHECKSUM_BYTES: Final = 4
 NONCE_BYTES: Final = 12
 KEY_BYTES: Final = 32
 COMPRESS_FROM_BYTES: Final = 64
@@ -54,7 +57,7 @@ class Envelope:
         flags = ZSTD if len(packed) < len(data) else 0
         body = packed if flags else data
         if self._key_id is None:
-            return MAGIC + bytes((VERSION, flags)) + body
+            return MAGIC + bytes((VERSION, flags)) + _checksum(flags, body) + body
         header = MAGIC + bytes((VERSION, flags | ENCRYPTED))
         name = self._key_id.encode()
         nonce = os.urandom(NONCE_BYTES)
@@ -68,11 +71,15 @@ class Envelope:
         if stored[2] != VERSION:
             raise EnvelopeError(f"envelope version {stored[2]} is not readable by this library (it reads {VERSION})")
         flags = stored[3]
+        if flags & ~(ZSTD | ENCRYPTED):
+            raise EnvelopeError("envelope flags are not readable by this library; upgrade it")
         body = stored[HEADER_BYTES:]
         if flags & ENCRYPTED:
             body = self._decrypt(stored[:HEADER_BYTES], body, context)
         elif self._ciphers:
             raise EnvelopeError("stored bytes are plaintext, and this store is configured to hold ciphertext only")
+        else:
+            body = _proven(flags, body)
         return _decompress(body) if flags & ZSTD else bytes(body)
 
     def _decrypt(self, header: bytes, body: bytes, context: bytes) -> bytes:
@@ -88,6 +95,17 @@ class Envelope:
             return cipher.decrypt(nonce, sealed, header + context)
         except (InvalidTag, ValueError) as error:
             raise EnvelopeError("stored bytes failed authentication (damaged, forged or moved)") from error
+
+
+def _checksum(flags: int, body: bytes) -> bytes:
+    return zlib.crc32(body, flags).to_bytes(CHECKSUM_BYTES, "big")
+
+
+def _proven(flags: int, body: bytes) -> bytes:
+    content = body[CHECKSUM_BYTES:]
+    if body[:CHECKSUM_BYTES] != _checksum(flags, content):
+        raise EnvelopeError("stored bytes are damaged (checksum)")
+    return content
 
 
 def _decompress(body: bytes) -> bytes:

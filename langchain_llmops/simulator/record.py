@@ -103,7 +103,7 @@ class Recorder:
                 await asyncio.to_thread(write_recordings, self._path, self._book.recordings)
             except SimulatorError as error:
                 logger.warning("%s; the conversations are kept and written at the stop", error)
-            with suppress(TimeoutError):
+            with suppress(TimeoutError):  # a pause that the stop cuts short
                 await asyncio.wait_for(self._stopping.wait(), WRITE_EVERY_S)
 
     async def _handle(self, http: HttpRequest) -> HttpResponse:

@@ -188,12 +188,14 @@ class _Async(_RedisKeyValue):
     async def command(self, *parts: Any) -> Any:
         client = await self._clients.get()
         with self._typed():
+            await client.open()
             async with client.gate:
                 return await client.raw.execute_command(*parts)
 
     async def many(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
         client = await self._clients.get()
         with self._typed():
+            await client.open()
             pipeline = client.raw.pipeline(**_plain(cluster=self._cluster))
             for parts in commands:
                 pipeline.execute_command(*parts)
@@ -207,7 +209,7 @@ class _Async(_RedisKeyValue):
     def _client(self) -> _Client:
         if self._cluster:
             cluster = aredis.RedisCluster.from_url(_cluster_url(self._url), **self._options())
-            return _Client(cluster, asyncio.Semaphore(MAX_CONNECTIONS))
+            return _Client(cluster, asyncio.Semaphore(MAX_CONNECTIONS), asyncio.Lock())
         pool = aredis.BlockingConnectionPool.from_url(
             self._url, max_connections=MAX_CONNECTIONS, timeout=self._timeout_s, **self._options()
         )
@@ -250,12 +252,22 @@ class _Blocking(_RedisKeyValue):
         return redis.Redis.from_pool(pool)
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Client:
     """A client and the gate before it: a cluster's pools fail when they are empty, where a server's pool waits."""
 
     raw: Any
     gate: AbstractAsyncContextManager[Any]
+    opening: asyncio.Lock | None = None
+
+    async def open(self) -> None:
+        """A cluster's client asks for the slots once, before it is shared: redis-py drops connections when it does."""
+        if self.opening is None:
+            return
+        async with self.opening:
+            if self.opening is not None:
+                await self.raw.initialize()
+                self.opening = None
 
     async def aclose(self) -> None:
         await self.raw.aclose()

@@ -30,7 +30,7 @@ class CallLog:
     """
 
     def __init__(self, destination: str = "logging") -> None:
-        self._render = structlog.processors.JSONRenderer(sort_keys=False, ensure_ascii=False)
+        self._render = structlog.processors.JSONRenderer(sort_keys=False, ensure_ascii=True)
         self._stamp = structlog.processors.TimeStamper(fmt="iso", utc=True)
         self._logger = logging.getLogger(LOGGER)
         self._file = _open(destination)
