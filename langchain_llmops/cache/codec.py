@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 __all__ = ["Entry", "decode", "encode", "rebuild"]
 
 VERSION: Final = 1
+# what bytes of another making do to code that expects ours
+DAMAGE: Final = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +34,7 @@ class Entry:
 
 
 def encode(answers: Sequence[Generation], *, created: float, generation: int, envelope: Envelope) -> bytes:
-    """The answer as stored bytes; raises `TypeError` on content that JSON cannot hold."""
+    """The answer as stored bytes; raises `TypeError` or `ValueError` on content that JSON cannot hold."""
     body = {"v": VERSION, "t": created, "g": generation, "a": [_plain(answer) for answer in answers]}
     return envelope.seal(json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass"))
 
@@ -44,7 +46,7 @@ def decode(stored: bytes, envelope: Envelope) -> Entry:
         if body["v"] != VERSION:
             raise EnvelopeError(f"cache entry version {body['v']} is not readable by this library")
         return Entry(float(body["t"]), int(body["g"]), list(body["a"]))
-    except (ValueError, KeyError, TypeError) as error:
+    except DAMAGE as error:
         raise EnvelopeError("cache entry is damaged") from error
 
 
@@ -52,7 +54,7 @@ def rebuild(entry: Entry, *, level: str, age_s: float) -> list[Generation]:
     """Fresh generations: new message and tool-call ids, zero usage, and the original usage under `llmops_cache`."""
     try:
         return [_answer(answer, level, age_s) for answer in entry.answers]
-    except (KeyError, TypeError, ValueError) as error:
+    except DAMAGE as error:
         raise EnvelopeError("cache entry is damaged") from error
 
 
@@ -64,7 +66,7 @@ def _plain(answer: Generation) -> dict[str, Any]:
             raise TypeError(f"cannot cache a {type(message).__name__}")
         plain["message"] = {
             "content": message.content,
-            "tool_calls": [{"name": call["name"], "args": call["args"]} for call in message.tool_calls],
+            "tool_calls": [{key: call[key] for key in ("name", "args", "id")} for call in message.tool_calls],
             "usage": message.usage_metadata,
             "meta": {key: value for key, value in message.response_metadata.items() if key != "token_usage"},
             "extra": {k: v for k, v in message.additional_kwargs.items() if k not in ("tool_calls", "parsed")},
@@ -77,16 +79,28 @@ def _answer(plain: dict[str, Any], level: str, age_s: float) -> Generation:
     if "message" not in plain:
         return Generation(text=plain["text"], generation_info=plain["info"])
     stored = plain["message"]
+    if not isinstance(stored["usage"] or {}, dict):
+        raise EnvelopeError("cache entry is damaged")
     hit = {"level": level, "age_s": age_s, "saved": stored["usage"]}
+    calls = [{**call, "id": f"call_{uuid.uuid4().hex[:24]}", "type": "tool_call"} for call in stored["tool_calls"]]
+    ids = {str(old["id"]): new["id"] for old, new in zip(stored["tool_calls"], calls, strict=True)}
     message = AIMessage(
-        content=stored["content"],
+        content=_renamed(stored["content"], ids),
         name=stored["name"],
         id=f"lc_run--{uuid.uuid4()}",
-        tool_calls=[
-            {**call, "id": f"call_{uuid.uuid4().hex[:24]}", "type": "tool_call"} for call in stored["tool_calls"]
-        ],
+        tool_calls=calls,
         usage_metadata={"input_tokens": 0, "output_tokens": 0, "total_tokens": 0},
         response_metadata={**stored["meta"], "llmops_cache": hit},
         additional_kwargs=stored["extra"],
     )
     return ChatGeneration(message=message, generation_info=plain["info"])
+
+
+def _renamed(content: Any, ids: dict[str, str]) -> Any:
+    """Some providers repeat a tool call, with its id, as a block of the content."""
+    if not isinstance(content, list):
+        return content
+    return [
+        {**block, "id": ids[str(block["id"])]} if isinstance(block, dict) and str(block.get("id")) in ids else block
+        for block in content
+    ]

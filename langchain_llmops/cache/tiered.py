@@ -21,9 +21,11 @@ from langchain_llmops.core.events import Bus, CacheLooked
 from langchain_llmops.stores.base import open_store
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from types import TracebackType
     from typing import Self
+
+    from langchain_core.messages import BaseMessage
 
     from langchain_llmops.core.settings import CacheScope
     from langchain_llmops.stores.base import KeyValue, Store
@@ -32,7 +34,11 @@ __all__ = ["TieredCache"]
 
 PREFIX: Final = "llmops:cache:1:"
 PAUSE_AFTER_ERROR_S: Final = 5.0
-BAD_FINISH: Final = frozenset(("length", "content_filter", "max_tokens"))
+# what providers say of an answer that is whole: OpenAI, Anthropic, Gemini, Bedrock, OpenAI Responses
+GOOD_ENDS: Final = frozenset(
+    {"stop", "tool_calls", "function_call", "end_turn", "stop_sequence", "tool_use", "pause_turn", "completed"}
+)
+END_KEYS: Final = ("finish_reason", "stop_reason", "stopReason", "status")
 
 
 class TieredCache(BaseCache):
@@ -153,12 +159,12 @@ class TieredCache(BaseCache):
         if key is None:
             self._looked("bypass", None)
             return None
-        found = self._open(self._l1.get(key), "L1") or self._open(await self._read(l2, key), "L2")
+        found = self._open(key, self._l1.get(key), "L1") or self._open(key, await self._read(l2, key), "L2")
         if found is None:
             self._looked("miss", None)
         return found
 
-    def _open(self, stored: bytes | None, level: str) -> list[Generation] | None:
+    def _open(self, key: str, stored: bytes | None, level: str) -> list[Generation] | None:
         if stored is None:
             return None
         try:
@@ -169,6 +175,8 @@ class TieredCache(BaseCache):
         except EnvelopeError:
             self._looked("error", level)
             return None
+        if level == "L2":
+            self._l1.put(key, stored, entry.created + self._l2_ttl_s - self._clock())
         self._looked("hit", level)
         return answers
 
@@ -180,9 +188,10 @@ class TieredCache(BaseCache):
         except StoreError:
             self._pause()
             return None
+        if generation is not None and not generation.isdigit():  # not ours: nothing here can be trusted
+            self._looked("error", "L2")
+            return None
         self._generation = int(generation or 0)
-        if stored is not None:
-            self._l1.put(key, stored)
         return stored
 
     async def _update(self, l2: KeyValue | None, prompt: str, llm_string: str, answers: Sequence[Generation]) -> None:
@@ -191,10 +200,10 @@ class TieredCache(BaseCache):
             return
         try:
             data = encode(answers, created=self._clock(), generation=self._generation, envelope=self._envelope)
-        except TypeError:
+        except (TypeError, ValueError, RecursionError):
             self._counts["unstorable"] += 1
             return
-        self._l1.put(key, data)
+        self._l1.put(key, data, self._l2_ttl_s)
         self._counts["stored"] += 1
         if l2 is not None and self._clock() >= self._paused_until:
             try:
@@ -215,15 +224,10 @@ class TieredCache(BaseCache):
 
     def _may_keep(self, answer: Generation) -> bool:
         if not isinstance(answer, ChatGeneration):
-            return bool(answer.text)
+            return bool(answer.text) and _ended_well(answer.generation_info or {})
         message = answer.message
         calls = getattr(message, "tool_calls", None)
-        finish = message.response_metadata.get("finish_reason") or message.response_metadata.get("stop_reason")
-        if (
-            finish in BAD_FINISH
-            or message.additional_kwargs.get("refusal")
-            or getattr(message, "invalid_tool_calls", None)
-        ):
+        if not _ended_well(message.response_metadata) or _refuses(message):
             return False
         return bool(message.content or calls) and (self._tool_calls or not calls)
 
@@ -234,6 +238,18 @@ class TieredCache(BaseCache):
     def _looked(self, outcome: str, level: str | None) -> None:
         self._counts[f"{outcome}:{level}" if level else outcome] += 1
         self._bus.publish(CacheLooked(outcome, level, CURRENT_IDENTITY.get()))
+
+
+def _ended_well(told: Mapping[str, Any]) -> bool:
+    """Whether no provider says that the answer was cut, filtered or refused; one that says nothing is believed."""
+    ends = [str(told[key]).lower() for key in END_KEYS if told.get(key) is not None]
+    return all(end in GOOD_ENDS for end in ends)
+
+
+def _refuses(message: BaseMessage) -> bool:
+    blocks = message.content if isinstance(message.content, list) else []
+    in_block = any(isinstance(block, dict) and block.get("type") == "refusal" for block in blocks)
+    return in_block or bool(message.additional_kwargs.get("refusal") or getattr(message, "invalid_tool_calls", None))
 
 
 class _Memory:
@@ -261,12 +277,13 @@ class _Memory:
             self._entries.move_to_end(key)
             return found[0]
 
-    def put(self, key: str, data: bytes) -> None:
+    def put(self, key: str, data: bytes, left_s: float) -> None:
+        """Keep for the level's own time to live, and never longer than what is left of the entry's."""
         with self._lock:
             self._remove(key)
             if len(data) > self._max_bytes:
                 return
-            self._entries[key] = (data, self._clock() + self._ttl_s)
+            self._entries[key] = (data, self._clock() + min(self._ttl_s, left_s))
             self.bytes += len(data)
             while self.bytes > self._max_bytes:
                 self._remove(next(iter(self._entries)))

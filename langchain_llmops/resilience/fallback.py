@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = ["FallbackChain"]
 
+NO_CHUNKS = "No generation chunks were returned"
+
 
 class FallbackChain(DelegatingChatModel):
     """Asks its rungs in order: `FallbackChain([primary, secondary])`.
@@ -97,7 +99,7 @@ class FallbackChain(DelegatingChatModel):
             except Exception as error:
                 if not end.empty:
                     raise
-                self.sleep(self._next(plan, error, own))
+                self.sleep(self._next(plan, end.named(error), own))
             else:
                 return
 
@@ -119,7 +121,7 @@ class FallbackChain(DelegatingChatModel):
             except Exception as error:
                 if not end.empty:
                     raise
-                await self.asleep(self._next(plan, error, own))
+                await self.asleep(self._next(plan, end.named(error), own))
             else:
                 return
 
@@ -161,6 +163,14 @@ class _End:
         self._finished = self._finished or bool(told.get("finish_reason"))
         return chunk
 
+    def named(self, error: Exception) -> Exception:
+        """langchain-core says that a stream was empty with a bare ValueError."""
+        if isinstance(error, ValueError) and str(error) == NO_CHUNKS:
+            empty = TruncatedAnswerError("the model's stream ended without a single chunk")
+            empty.__cause__ = error
+            return empty
+        return error
+
     def check(self) -> None:
         """langchain-openai accepts a stream that stops without `finish_reason`; it was cut."""
         if self.empty:
@@ -170,5 +180,7 @@ class _End:
 
 
 def _refuse_refusal(answer: Any) -> None:
+    if isinstance(answer, dict):  # structured output with `include_raw`
+        answer = answer.get("raw")
     if isinstance(answer, AIMessage) and answer.additional_kwargs.get("refusal"):
         raise RefusalError("the model refused to answer")

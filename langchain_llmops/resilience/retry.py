@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 __all__ = ["RetryPolicy"]
 
+MAX_DOUBLINGS = 64
+
 
 @dataclass(frozen=True)
 class RetryPolicy:
@@ -39,5 +41,5 @@ class RetryPolicy:
         """Seconds to wait after failed attempt number `attempt` (from 1); None when it must not be repeated."""
         if not verdict.is_retryable or attempt >= self.max_attempts:
             return None
-        jitter = self.draw() * min(self.max_s, self.base_s * 2.0 ** (attempt - 1))
+        jitter = self.draw() * min(self.max_s, self.base_s * 2.0 ** min(attempt - 1, MAX_DOUBLINGS))
         return max(jitter, verdict.retry_after_s or 0.0)

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from langchain_core.language_models import BaseChatModel
-from langchain_core.runnables import RunnableBranch, RunnableLambda
+from langchain_core.runnables import RunnableLambda
 from langchain_core.runnables.config import ensure_config
-from pydantic import Field, PrivateAttr, SkipValidation, model_validator
+from pydantic import Field, SkipValidation, model_validator
 
 from langchain_llmops.core.context import ROUTE, identity_from
 from langchain_llmops.core.delegate import DelegatingChatModel, describe, messages_of, tagged
 from langchain_llmops.core.errors import ConfigurationError
 from langchain_llmops.core.events import Bus, Routed
 from langchain_llmops.core.tokens import TokenCounter, default_token_counter
+from langchain_llmops.router.branch import DecidedBranch
 from langchain_llmops.router.rules import Rules
 from langchain_llmops.router.signals import read_signals
 
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 
     from langchain_core.language_models import LanguageModelInput
     from langchain_core.messages import BaseMessage
-    from langchain_core.runnables import Runnable, RunnableConfig
+    from langchain_core.runnables import Runnable, RunnableBranch, RunnableConfig
 
 __all__ = ["Decision", "ModelRouter"]
 
@@ -48,7 +50,6 @@ class ModelRouter(DelegatingChatModel):
     rules: Rules = Field(default_factory=Rules.load, exclude=True)
     counter: SkipValidation[TokenCounter] = Field(default_factory=default_token_counter, exclude=True)
     bus: Bus = Field(default_factory=Bus, exclude=True)
-    _last: tuple[Any, Decision] | None = PrivateAttr(default=None)
 
     def __init__(self, routes: dict[str, BaseChatModel], **options: Any) -> None:
         super().__init__(**{"routes": routes, "cache": False, **options})
@@ -81,9 +82,21 @@ class ModelRouter(DelegatingChatModel):
 
     def as_branch(self) -> RunnableBranch[Any, Any]:
         """A `RunnableBranch` over one decision per input, for LCEL."""
+        decided: ContextVar[Decision] = ContextVar("llmops_decided")
+
+        def takes(route: str) -> Runnable[Any, Any]:
+            return RunnableLambda(lambda _: decided.get().route == route)
+
+        def arm(route: str) -> Runnable[Any, Any]:
+            return RunnableLambda(lambda _: self.dressed(self.chosen(decided.get()))).with_config(
+                run_name=f"route:{route}"
+            )
+
         *others, otherwise = sorted(self.routes, key=lambda route: route == self.rules.otherwise)
-        branches = [(RunnableLambda(self._takes(route)), self._arm(route)) for route in others]
-        return RunnableBranch(*branches, self._arm(otherwise))
+        branches = [(takes(route), arm(route)) for route in others]
+        return DecidedBranch(
+            *branches, arm(otherwise), decide=lambda value: self.decide(messages_of(value)), decided=decided
+        )
 
     def invoke(self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
         """Ask the chosen model."""
@@ -116,19 +129,3 @@ class ModelRouter(DelegatingChatModel):
     ) -> tuple[Runnable[Any, Any], RunnableConfig]:
         own = self.run_config(config)
         return self.dressed(self.chosen(self.decide(messages_of(value)), own)), own
-
-    def _takes(self, route: str) -> Any:
-        return lambda value: self._decide_once(value).route == route
-
-    def _arm(self, route: str) -> Runnable[Any, Any]:
-        def ask(value: Any) -> Runnable[Any, Any]:
-            return self.dressed(self.chosen(self._decide_once(value)))
-
-        return RunnableLambda(ask).with_config(run_name=f"route:{route}")
-
-    def _decide_once(self, value: Any) -> Decision:
-        """The conditions of a branch are asked one after another about the same input object."""
-        last = self._last
-        if last is None or last[0] is not value:
-            last = self._last = (value, self.decide(messages_of(value)))
-        return last[1]

@@ -43,7 +43,11 @@ class Rules:
     """
 
     def __init__(self, document: Mapping[str, Any], *, source: str = "rules") -> None:
-        if document.get("version") != 1 or not isinstance(document.get("otherwise"), str):
+        if (
+            not isinstance(document, dict)
+            or document.get("version") != 1
+            or not isinstance(document.get("otherwise"), str)
+        ):
             raise ConfigurationError(f'{source}: needs "version": 1 and "otherwise": the route when no rule holds')
         self.otherwise: str = document["otherwise"]
         listed = document.get("rules")
@@ -63,6 +67,8 @@ class Rules:
             return cls(json.loads(Path(path).read_text("utf-8")), source=str(path))
         except OSError as error:
             raise ConfigurationError(f"rules file {path}: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise ConfigurationError(f"rules file {path}: not UTF-8 text") from error
         except json.JSONDecodeError as error:
             raise ConfigurationError(f"rules file {path}, line {error.lineno}: {error.msg}") from error
 
@@ -103,4 +109,5 @@ def _words(words: Iterable[Any], place: str) -> re.Pattern[str]:
     listed = list(words)
     if not listed or not all(isinstance(word, str) and word for word in listed):
         raise ConfigurationError(f"{place}: any_keyword must be a list of words")
-    return re.compile(r"\b(?:" + "|".join(re.escape(word.lower()) for word in listed) + r")\b")
+    # a word ends where letters do, so that "c++" is one too
+    return re.compile(r"(?<!\w)(?:" + "|".join(re.escape(word.lower()) for word in listed) + r")(?!\w)")

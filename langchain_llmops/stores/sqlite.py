@@ -199,6 +199,10 @@ class _Statements:
         """One statement for every row."""
         await self._run(lambda raw: raw.executemany(statement, rows))
 
+    async def roll_back(self) -> None:
+        """End the transaction, if one has begun."""
+        await self._run(lambda raw: raw.rollback())
+
     async def _run(self, job: Callable[[sqlite3.Connection], Any]) -> Any:
         def locked() -> Any:
             with self._connection.lock, _typed():
@@ -219,11 +223,12 @@ class _SqliteSql(_Statements):
         """BEGIN IMMEDIATE … COMMIT; other statements of this store wait."""
         async with self._turns.taken():
             body = _Statements(self._connection, self._worker)
-            await body.execute("BEGIN IMMEDIATE")
             try:
+                # a cancelled caller may leave while the worker begins: then the rollback must follow it
+                await _finish(body.execute("BEGIN IMMEDIATE"), self._worker)
                 yield body
             except BaseException:
-                await _finish(body.execute("ROLLBACK"), self._worker)
+                await _finish(body.roll_back(), self._worker)
                 raise
             await _finish(body.execute("COMMIT"), self._worker)
 

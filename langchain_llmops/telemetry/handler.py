@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.messages import HumanMessage
 
 from langchain_llmops.core.classify import classify
 from langchain_llmops.core.context import ATTEMPT, CURRENT_IDENTITY, ROUTE, RUNG, identity_from
@@ -18,7 +19,7 @@ from langchain_llmops.core.pricing import PriceBook
 from langchain_llmops.core.redaction import redact
 from langchain_llmops.core.tokens import TokenCounter, default_token_counter
 from langchain_llmops.core.types import CallKind, CallRecord, ErrorKind, Money, Unpriced, Usage
-from langchain_llmops.telemetry.usage import answer_of, estimate_prompt, usage_of
+from langchain_llmops.telemetry.usage import answer_of, estimate_prompt, text_of, usage_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -110,6 +111,7 @@ class OpsCallbackHandler(BaseCallbackHandler):
     ) -> None:
         """A text model is asked."""
         run = self._start("model", _model_name(serialized, kwargs), run_id, kwargs)
+        run.messages = [HumanMessage(text) for text in prompts[:1]]
         CURRENT_IDENTITY.set(identity_from(run.metadata))
 
     def on_tool_start(self, serialized: dict[str, Any] | None, input_str: str, *, run_id: UUID, **kwargs: Any) -> None:
@@ -271,7 +273,7 @@ class OpsCallbackHandler(BaseCallbackHandler):
         metadata = getattr(message, "usage_metadata", None)
         usage, estimated = usage_of(metadata), False
         if usage is None:
-            usage, estimated = self._estimate(run, message.text if message is not None else ""), True
+            usage, estimated = self._estimate(run, text_of(response)), True
         record = replace(
             record,
             model=told.get("model_name") or record.model,

@@ -104,6 +104,7 @@ class PrometheusReader:
 
     def _bounded(self, name: str) -> str:
         """The first names met keep a series of their own; later ones share `other`."""
+        name = name.encode("utf-8", "replace").decode()
         if name in self._names:
             return name
         if len(self._names) >= MAX_NAMES:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from langchain_llmops.core.types import Usage
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
     from langchain_llmops.core.tokens import TokenCounter
 
-__all__ = ["answer_of", "estimate_prompt", "usage_of"]
+__all__ = ["answer_of", "estimate_prompt", "text_of", "usage_of"]
 
 TOKENS_PER_MESSAGE = 3
 
@@ -23,6 +24,12 @@ def answer_of(result: LLMResult) -> BaseMessage | None:
     """The first generation's message, if the model was a chat model."""
     generations = result.generations[0] if result.generations else []
     return getattr(generations[0], "message", None) if generations else None
+
+
+def text_of(result: LLMResult) -> str:
+    """The first generation's text, whatever kind of model gave it."""
+    generations = result.generations[0] if result.generations else []
+    return generations[0].text if generations else ""
 
 
 def usage_of(metadata: Mapping[str, Any] | None) -> Usage | None:
@@ -36,10 +43,10 @@ def usage_of(metadata: Mapping[str, Any] | None) -> Usage | None:
     return Usage(
         input_tokens=_count(metadata, "input_tokens"),
         output_tokens=_count(metadata, "output_tokens"),
-        cache_read_tokens=_count(inputs, "cache_read"),
+        cache_read_tokens=_any_tier(inputs, "cache_read"),
         cache_write_tokens=five_minutes,
         cache_write_1h_tokens=one_hour,
-        reasoning_tokens=_count(outputs, "reasoning"),
+        reasoning_tokens=_any_tier(outputs, "reasoning"),
         audio_input_tokens=_count(inputs, "audio"),
         audio_output_tokens=_count(outputs, "audio"),
     )
@@ -57,6 +64,11 @@ def _message_tokens(message: BaseMessage, counter: TokenCounter) -> int:
     )
 
 
+def _any_tier(source: Mapping[str, Any], key: str) -> int:
+    """langchain-openai names a service tier before the kind: `flex_cache_read`."""
+    return max(_count(source, name) for name in (key, f"flex_{key}", f"priority_{key}"))
+
+
 def _count(source: Mapping[str, Any], key: str) -> int:
     value = source.get(key)
-    return max(0, int(value)) if isinstance(value, (int, float)) else 0
+    return max(0, int(value)) if isinstance(value, int | float) and math.isfinite(value) else 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 from langchain_core.caches import BaseCache
 from langchain_core.messages import AIMessage
 from langchain_core.outputs import ChatGeneration
@@ -73,9 +75,14 @@ class Listener(BaseCache):
         raise AssertionError("nothing is kept")
 
 
+@cache
+def _openai() -> ChatOpenAI:
+    return ChatOpenAI(model="gpt-4o-mini", api_key="k")
+
+
 def request(messages, *, model=None, bound=None, **kwargs) -> tuple[str, str]:
     """`(prompt, llm_string)` of a call of a model, ChatOpenAI unless told otherwise."""
     listener = Listener()
-    model = (model or ChatOpenAI(model="gpt-4o-mini", api_key="k")).model_copy(update={"cache": listener})
+    model = (model or _openai()).model_copy(update={"cache": listener})
     (bound(model) if bound is not None else model).invoke(messages, **kwargs)
     return listener.heard[0]

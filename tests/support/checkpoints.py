@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.checkpoint.base.id import uuid6
 
 from langchain_llmops.core.errors import StoreUnavailableError
 
-__all__ = ["COLOURS", "Caller", "FaultyStore", "SyncTwin", "checkpoint", "config", "facts"]
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["COLOURS", "Caller", "FaultyStore", "SyncTwin", "checkpoint", "config", "facts", "until"]
 
 COLOURS = ("async", "sync")
+DEADLINE_S = 60.0
 
 
 def config(thread: str, ns: str | None = "", checkpoint_id: str | None = None, **more: Any) -> dict[str, Any]:
@@ -30,7 +34,7 @@ def checkpoint(values: dict[str, Any] | None = None, versions: dict[str, Any] | 
         "id": str(uuid6()),
         "ts": "2026-01-01T00:00:00+00:00",
         "channel_values": values,
-        "channel_versions": {channel: "1" for channel in values} if versions is None else versions,
+        "channel_versions": dict.fromkeys(values, "1") if versions is None else versions,
         "versions_seen": {},
         "updated_channels": None,
         **more,
@@ -49,6 +53,13 @@ def facts(found: Any) -> Any:
         parent and parent["checkpoint_id"],
         [tuple(write) for write in found.pending_writes or []],
     )
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait, on whatever loop, until something that another task or thread does has happened."""
+    async with asyncio.timeout(DEADLINE_S):
+        while not condition():  # noqa: ASYNC110 - what happens may happen on another loop
+            await asyncio.sleep(0.002)
 
 
 class Caller:
@@ -90,7 +101,9 @@ class Caller:
         await self.call("put", at, made, told, made["channel_versions"])
         return made["id"]
 
-    async def write(self, thread: str, checkpoint_id: str, *writes: tuple[str, Any], task: str = "t", **more: Any) -> None:
+    async def write(
+        self, thread: str, checkpoint_id: str, *writes: tuple[str, Any], task: str = "t", **more: Any
+    ) -> None:
         path, ns = more.pop("path", ""), more.pop("ns", "")
         await self.call("put_writes", config(thread, ns, checkpoint_id, **more), list(writes), task, path)
 
@@ -180,18 +193,15 @@ class FaultyStore:
         finally:
             del self._held[name]
 
-    async def waiting(self, name: str, deadline_s: float = 10.0) -> None:
+    async def waiting(self, name: str) -> None:
         """Until an operation of this name is held."""
-        async with asyncio.timeout(deadline_s):
-            while not self._held.get(name):
-                await asyncio.sleep(0.001)
+        await until(lambda: self._held.get(name, 0) > 0)
 
     async def pass_through(self, name: str, act: Any, args: tuple, kwargs: dict) -> Any:
         self.calls.append((name, args))
         if name in self._held:
             self._held[name] += 1
-            while name in self._held:
-                await asyncio.sleep(0.001)
+            await until(lambda: name not in self._held)
         if name in self._failing:
             raise StoreUnavailableError(f"the test made {name} fail")
         return await act(*args, **kwargs)

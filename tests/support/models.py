@@ -53,7 +53,7 @@ def chunk(text: str = "", *, usage: tuple[int, int] | None = None, **told: Any) 
     return AIMessageChunk(text, usage_metadata=counted, response_metadata=told)
 
 
-def tool_call(name: str, **arguments: Any) -> dict[str, Any]:
+def tool_call(name: str, /, **arguments: Any) -> dict[str, Any]:
     """A tool call of an assistant message."""
     return {"name": name, "args": arguments, "id": f"call_{name}", "type": "tool_call"}
 
@@ -73,12 +73,12 @@ class ScriptedModel(BaseChatModel):
     `invoke`), a function of the messages that returns one of these, or `Hang()`. `asked` keeps what each call was asked.
     """
 
-    script: list[Any] = Field(default_factory=lambda: [answer()])
+    script: list[Any] = Field(default_factory=lambda: [answer()], repr=False)
     model_name: str = "gpt-4o-mini"
     provider: str = "openai"
     temperature: float | None = None
-    asked: list[tuple[list[Any], dict[str, Any]]] = Field(default_factory=list)
-    lock: Any = Field(default_factory=threading.Lock, exclude=True)
+    asked: list[tuple[list[Any], dict[str, Any]]] = Field(default_factory=list, repr=False)
+    lock: Any = Field(default_factory=threading.Lock, exclude=True, repr=False)
 
     def __init__(self, *script: Any, **fields: Any) -> None:
         super().__init__(**({"script": list(script)} if script else {}), **fields)
@@ -156,8 +156,8 @@ def _result(line: Any) -> ChatResult:
             first += piece
         fields = {"content", "additional_kwargs", "response_metadata", "usage_metadata", "tool_calls"}
         line = AIMessage(**first.model_dump(include=fields))
-    message = _raised(line)
-    return ChatResult(generations=[ChatGeneration(message=answer(message) if isinstance(message, str) else message)])
+    message = answer(line) if isinstance(line, str) else _raised(line).model_copy()  # LangChain writes an id into it
+    return ChatResult(generations=[ChatGeneration(message=message)])
 
 
 def _pieces(line: Any) -> list[Any]:

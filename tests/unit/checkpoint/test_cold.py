@@ -11,7 +11,7 @@ from langchain_llmops.checkpoint.saver import TieredCheckpointSaver
 from langchain_llmops.core.envelope import Envelope
 from langchain_llmops.core.errors import CheckpointError, ConfigurationError, StoreUnavailableError
 from langchain_llmops.stores.base import open_store
-from tests.support.checkpoints import Caller, checkpoint, config
+from tests.support.checkpoints import Caller, checkpoint, config, until
 
 
 def objects(tmp_path) -> list[Path]:
@@ -86,7 +86,7 @@ async def test_a_put_that_comes_while_a_thread_is_archived_wins(caller, tiers, t
         late = await caller.put("t", {"a": 1})
     assert await archiving is False
 
-    assert [one.checkpoint["id"] for one in await caller.list(config("t", None))][0] == late
+    assert (await caller.list(config("t", None), limit=1))[0].checkpoint["id"] == late
     assert len(await caller.list(config("t", None))) == len(before) + 1
     assert objects(tmp_path) == []
 
@@ -95,9 +95,7 @@ async def test_two_movers_on_one_thread_leave_one_object_that_opens(caller, tier
     before = await conversation(caller)
     with tiers["cold"].holding("get"):
         movers = [asyncio.create_task(caller.call("archive", "t")) for _ in range(2)]
-        async with asyncio.timeout(10):
-            while tiers["cold"].count("get") < 2:
-                await asyncio.sleep(0.001)
+        await until(lambda: tiers["cold"].count("get") == 2)
     assert sorted([await mover for mover in movers]) == [False, True]
 
     assert len(objects(tmp_path)) == 1
@@ -208,6 +206,17 @@ async def test_many_readers_of_a_cold_thread_fetch_it_once(caller, tiers):
 
     assert tiers["cold"].count("get") == 1
     assert {one.checkpoint["id"] for one in found} == {found[0].checkpoint["id"]}
+
+
+async def test_listing_the_whole_store_opens_archives_only_as_far_as_it_goes(caller, tiers):
+    for place in range(4):
+        await conversation(caller, f"t{place}", turns=1)
+        await caller.call("archive", f"t{place}")
+    for limit, opened in ((1, 1), (2, 1), (3, 2), (8, 4)):
+        tiers["cold"].calls.clear()
+        assert len(await caller.list(None, limit=limit)) == limit
+        assert tiers["cold"].count("get") == opened
+    assert (await caller.call("stats")).threads_by_tier["cold"] == 4
 
 
 async def test_idle_threads_are_archived_by_age(tiers):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 from langgraph.checkpoint.base.id import uuid6
 from langgraph.checkpoint.serde.types import ERROR, INTERRUPT, RESUME, TASKS
@@ -163,7 +165,9 @@ async def test_the_whole_store_is_listed_newest_first_from_warm_and_cold(caller)
     assert await caller.list(None) == before
     assert await caller.list(None, filter={"odd": 1}) == [one for one in before if one.metadata["odd"]]
     assert await caller.list(None, limit=13) == before[:13]
-    assert await caller.list(None, before=config("t", "", made[35])) == [one for one in before if one.checkpoint["id"] < made[35]]
+    assert await caller.list(None, before=config("t", "", made[35])) == [
+        one for one in before if one.checkpoint["id"] < made[35]
+    ]
     assert (await caller.call("stats")).threads_by_tier == {"warm": 4, "cold": 4}
 
 
@@ -221,23 +225,38 @@ async def test_deleting_runs_reaches_archived_threads(caller):
 async def test_pruned_values_are_gone_and_kept_ones_are_not(caller):
     told = {"source": "loop", "step": 1, "parents": {}}
     for step in range(5):
-        made = checkpoint({"log": step, "profile": "p"}, {"log": str(step), "profile": "1"})
+        made = checkpoint({"log": os.urandom(2000), "profile": "p"}, {"log": str(step), "profile": "1"})
         new = made["channel_versions"] if step == 0 else {"log": str(step)}
         await caller.call("put", config("t"), made, told, new)
     before = (await caller.call("stats")).bytes_by_tier["warm"]
 
     await caller.call("prune", ["t", "nobody"])
 
-    assert (await caller.get(config("t"))).checkpoint["channel_values"] == {"log": 4, "profile": "p"}
+    assert (await caller.get(config("t"))).checkpoint["channel_values"] == made["channel_values"]
     after = await caller.call("stats")
     assert after.checkpoints == 1
-    assert after.bytes_by_tier["warm"] < before / 3
+    assert after.bytes_by_tier["warm"] < before / 4
     with pytest.raises(CheckpointError, match="use 'keep_latest' or 'delete'"):
         await caller.call("prune", ["t"], strategy="keep_some")
 
 
 async def test_names_of_any_text_are_told_apart_and_come_back(caller):
-    names = ["*", "?", "{a}", "{a}:b", "a:b", "%", "_", "nul\0nul", "\ud800lone", "é", "e\u0301", "日本", " ", "x" * 10_240]
+    names = [
+        "*",
+        "?",
+        "{a}",
+        "{a}:b",
+        "a:b",
+        "%",
+        "_",
+        "nul\0nul",
+        "\ud800lone",
+        "é",
+        "e\u0301",
+        "日本",
+        " ",
+        "x" * 10_240,
+    ]
     for name in names:
         await caller.put(name, {"who": name.encode("utf-8", "surrogatepass")})
         await caller.write(name, (await caller.get(config(name))).checkpoint["id"], ("who", 1), task="t\0\ud800")
@@ -257,7 +276,7 @@ async def test_a_config_or_name_that_cannot_work_is_one_clear_error(caller):
         await caller.get({"configurable": {}})
     with pytest.raises(CheckpointError, match=r"checkpoint_ns 'n{80}'… is longer than 1600 bytes"):
         await caller.put("t", {"a": 1}, ns="n" * 1601)
-    with pytest.raises(CheckpointError, match="checkpoint_id .* is longer than 256 bytes"):
+    with pytest.raises(CheckpointError, match=r"checkpoint_id .* is longer than 256 bytes"):
         await caller.get(config("t", "", "i" * 257))
     with pytest.raises(CheckpointError, match="lone surrogate"):
         await caller.put("t", {"\ud800": 1})

@@ -21,6 +21,8 @@ from langgraph.graph.message import add_messages
 from langgraph.types import Command, Send, interrupt
 from typing_extensions import TypedDict
 
+from langchain_llmops.checkpoint.saver import TieredCheckpointSaver
+from langchain_llmops.core.errors import CheckpointError, ThreadOwnerMismatch
 from tests.support.checkpoints import COLOURS
 from tests.support.models import ScriptedModel, eventually, tool_call
 
@@ -65,20 +67,30 @@ def seen(history: list) -> list:
             one.next,
             {key: value for key, value in (one.metadata or {}).items() if key in ("source", "step", "user_id", "note")},
             one.parent_config and places.get(one.parent_config["configurable"]["checkpoint_id"]),
-            [(task.name, task.path, str(task.error), [i.value for i in task.interrupts], task.result) for task in one.tasks],
+            [
+                (task.name, task.path, str(task.error), [i.value for i in task.interrupts], task.result)
+                for task in one.tasks
+            ],
         )
         for one in history
     ]
 
 
-@pytest.fixture(params=[(colour, durability) for colour in COLOURS for durability in DURABILITIES], ids="-".join)
-def both(request, saver):
+KINDS = [f"embedded {colour} {durability}" for colour in COLOURS for durability in DURABILITIES]
+KINDS += [f"servers {colour} async" for colour in COLOURS]
+
+
+@pytest.fixture(params=KINDS)
+async def both(request, tmp_path):
     """The same graph over our saver and over the model, called alike."""
-
-    def made(builder: Any) -> tuple[Runner, Runner]:
-        return tuple(Runner(builder(checkpointer=one), *request.param) for one in (saver, InMemorySaver()))
-
-    return made
+    backend, colour, durability = request.param.split()
+    urls = {"hot": "memory://", "warm": f"sqlite:///{tmp_path}/graphs.db"}
+    if backend == "servers":
+        urls = {"hot": request.getfixturevalue("clean_redis_url"), "warm": request.getfixturevalue("postgres_url")}
+    async with TieredCheckpointSaver.from_urls(**urls) as saver:
+        yield lambda builder: [
+            Runner(builder(checkpointer=one), colour, durability) for one in (saver, InMemorySaver())
+        ]
 
 
 async def alike(both, builder, scenario) -> Any:
@@ -211,7 +223,9 @@ async def test_a_failed_step_is_resumed_without_redoing_its_siblings(both):
         return graph.add_edge(START, "good").add_edge(START, "bad").compile(**options)
 
     async def scenario(runner):
-        runner.durability = "sync" if runner.durability == "exit" else runner.durability  # exit stores nothing meanwhile
+        runner.durability = (
+            "sync" if runner.durability == "exit" else runner.durability
+        )  # exit stores nothing meanwhile
         with pytest.raises(RuntimeError, match="once"):
             await runner.invoke({"out": []})
         return (await runner.state()).next, await runner.invoke(None)
@@ -249,7 +263,12 @@ async def test_an_agent_with_tools_keeps_its_thread(both):
 
 def delta_graph(**options):
     class Long(TypedDict):
-        log: Annotated[list, DeltaChannel(lambda old, writes: [*old, *(part for write in writes for part in write)], list, snapshot_frequency=4)]
+        log: Annotated[
+            list,
+            DeltaChannel(
+                lambda old, writes: [*old, *(part for write in writes for part in write)], list, snapshot_frequency=4
+            ),
+        ]
         count: int
 
     def step(state: Long):
@@ -284,8 +303,6 @@ async def test_pruning_and_moving_never_cut_a_delta_channels_history(saver, turn
 
 
 async def test_deleting_runs_that_a_delta_channel_is_built_on_is_refused(saver):
-    from langchain_llmops.core.errors import CheckpointError
-
     graph = delta_graph(checkpointer=saver)
     for run in ("r1", "r2"):
         await graph.ainvoke({"log": ["x"]}, {**AT, "metadata": {"run_id": run}})
@@ -298,10 +315,8 @@ async def test_deleting_runs_that_a_delta_channel_is_built_on_is_refused(saver):
 
 
 async def test_the_user_of_a_run_owns_its_thread(saver):
-    from langchain_llmops.core.errors import ThreadOwnerMismatch
-
     graph = chat_graph(checkpointer=saver)
-    said = {"messages": [HumanMessage("hi")]}
+    said = {"messages": [("user", "hi")]}
     await graph.ainvoke(said, {**AT, "metadata": {"user_id": "ann"}})
     await graph.ainvoke(said, {**AT, "metadata": {"user_id": "ann"}})
     for config in ({**AT, "metadata": {"user_id": "ben"}}, {"configurable": {"thread_id": "t", "user_id": "ben"}}):

@@ -85,6 +85,23 @@ async def test_a_thread_archived_in_the_middle_of_its_listing_is_listed_whole(sa
     assert seen == made[::-1]
 
 
+@pytest.mark.parametrize("move", ["aarchive", "adelete_thread"])
+async def test_a_thread_moved_while_a_page_is_read_is_listed_whole_or_not_at_all(saver, monkeypatch, move):
+    caller = Caller(saver)
+    made = [await caller.put("t", {"a": 1}) for _ in range(3)]
+    warm = saver._tiers.warm
+    page = warm.page
+
+    async def overtaken(*args):
+        monkeypatch.setattr(warm, "page", page)
+        await getattr(saver, move)("t")
+        return await page(*args)
+
+    monkeypatch.setattr(warm, "page", overtaken)
+    found = [one.checkpoint["id"] for one in await caller.list(config("t"))]
+    assert found == (made[::-1] if move == "aarchive" else [])
+
+
 async def test_copies_share_everything_but_their_serializer(saver):
     copied = copy.copy(saver)
     allowed = saver.with_allowlist([("some.module", "Type")])
@@ -164,7 +181,13 @@ assert os.waitpid(child, 0)[1] == 0
 assert saver.get_tuple(config("t")).checkpoint["channel_values"] == {{"a": 2}}
 saver.close()
 """
-    done = subprocess.run([sys.executable, "-W", "ignore::DeprecationWarning", "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", program],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -174,19 +197,25 @@ from langchain_llmops.checkpoint.saver import TieredCheckpointSaver
 saver = TieredCheckpointSaver.from_urls(warm="sqlite:///{tmp_path}/ck.db")
 assert saver.get_tuple({{"configurable": {{"thread_id": "t"}}}}) is None
 """
-    done = subprocess.run([sys.executable, "-W", "ignore::DeprecationWarning", "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", program],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_urls_that_cannot_work_name_their_setting(tmp_path):
-    with pytest.raises(ConfigurationError, match="^warm: "):
+    with pytest.raises(ConfigurationError, match=r"^warm: "):
         TieredCheckpointSaver.from_urls(warm="mysql://x")
     with pytest.raises(ConfigurationError, match="keeps objects only"):
         TieredCheckpointSaver.from_urls(warm=f"file://{tmp_path}", hot=f"file://{tmp_path}")
     saver = TieredCheckpointSaver.from_urls(
         warm="sqlite:////proc/none/ck.db", settings=("LLMOPS_STATE_DIR", "LLMOPS_REDIS_URL", "LLMOPS_OBJECTS_URL")
     )
-    with pytest.raises(ConfigurationError, match="^LLMOPS_STATE_DIR: "):
+    with pytest.raises(ConfigurationError, match=r"^LLMOPS_STATE_DIR: "):
         saver.get_tuple(config("t"))
 
 

@@ -68,7 +68,7 @@ def naming_a_command(target: Path) -> dict[str, bytes]:
 
 async def test_a_forged_blob_is_never_executed(caller, tmp_path, urls, caplog):
     target = tmp_path / "executed"
-    for name, blob in naming_a_command(target).items():
+    for name in naming_a_command(target):
         await caller.put(name, {"a": 1})
     await caller.saver.aclose()
     caller.saver.__enter__()
@@ -110,8 +110,12 @@ async def test_messages_of_langchain_need_no_permission(caller):
     messages = [
         SystemMessage("s", id="0"),
         HumanMessage([{"type": "text", "text": "hi\0there"}], id="1"),
-        AIMessage("x", id="2", tool_calls=[{"name": "f", "args": {"a": 1}, "id": "c", "type": "tool_call"}],
-                  usage_metadata={"input_tokens": 1, "output_tokens": 2, "total_tokens": 3}),
+        AIMessage(
+            "x",
+            id="2",
+            tool_calls=[{"name": "f", "args": {"a": 1}, "id": "c", "type": "tool_call"}],
+            usage_metadata={"input_tokens": 1, "output_tokens": 2, "total_tokens": 3},
+        ),
         ToolMessage("y", tool_call_id="c", id="3", artifact={"z": 1}),
     ]
     await caller.put("t", {"messages": messages})
@@ -122,7 +126,11 @@ async def test_own_types_come_back_as_data_unless_they_are_allowed(tiers, caplog
     async with TieredCheckpointSaver(**tiers) as strict:
         await Caller(strict).put("t", VALUES)
         plain = (await strict.aget_tuple(config("t"))).checkpoint["channel_values"]
-        assert plain == {"order": {"number": 1, "lines": ["a"]}, "customer": {"name": "Ann", "orders": [1]}, "mood": "good"}
+        assert plain == {
+            "order": {"number": 1, "lines": ["a"]},
+            "customer": {"name": "Ann", "orders": [1]},
+            "mood": "good",
+        }
         assert "Blocked deserialization of" in caplog.text
 
         module = Order.__module__
@@ -138,7 +146,9 @@ async def test_own_types_come_back_as_data_unless_they_are_allowed(tiers, caplog
 
 async def test_encrypted_nothing_of_what_was_said_is_on_disk(tmp_path, urls):
     canary = "canary-4242"
-    async with TieredCheckpointSaver.from_urls(**{**urls, "hot": f"sqlite:///{tmp_path}/hot.db"}, envelope=Envelope(keys=KEYS)) as saver:
+    async with TieredCheckpointSaver.from_urls(
+        **{**urls, "hot": f"sqlite:///{tmp_path}/hot.db"}, envelope=Envelope(keys=KEYS)
+    ) as saver:
         caller = Caller(saver)
         made = await caller.put("t", {"a": canary, "n": 4242}, metadata={"note": canary})
         await caller.write("t", made, ("a", canary), ("__error__", canary))
@@ -165,7 +175,9 @@ async def test_encrypted_rows_open_only_where_they_were_put(tmp_path, urls):
         with sqlite3.connect(f"{place}.db") as raw:
             one, two = raw.execute(f"SELECT {columns} FROM llmops_{table} ORDER BY thread").fetchall()
             low = raw.execute(f"SELECT MIN(thread) FROM llmops_{table}").fetchone()[0]
-            raw.execute(f"UPDATE llmops_{table} SET {columns} = CASE WHEN thread = ? THEN ? ELSE ? END", (low, *two, *one))
+            raw.execute(
+                f"UPDATE llmops_{table} SET {columns} = CASE WHEN thread = ? THEN ? ELSE ? END", (low, *two, *one)
+            )
         raw.close()
         async with TieredCheckpointSaver(*stores, envelope=Envelope(keys=KEYS)) as saver:
             with pytest.raises(EnvelopeError, match="failed authentication"):
@@ -180,11 +192,18 @@ async def test_plaintext_is_refused_once_keys_are_given(urls):
             await saver.aget_tuple(config("t"))
 
 
-ANY_TEXT = st.text(st.characters(), max_size=30) | st.sampled_from(["*", "t", "T", "{t}", "t:", ":t", "t\0", "\0", "t%", "../t"])
+ANY_TEXT = st.text(st.characters(), max_size=30) | st.sampled_from(
+    ["*", "t", "T", "{t}", "t:", ":t", "t\0", "\0", "t%", "../t"]
+)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
-@given(names=st.lists(ANY_TEXT.filter(bool), min_size=2, max_size=6, unique=True), namespaces=st.lists(ANY_TEXT, min_size=1, max_size=3, unique=True))
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+)
+@given(
+    names=st.lists(ANY_TEXT.filter(bool), min_size=2, max_size=6, unique=True),
+    namespaces=st.lists(ANY_TEXT, min_size=1, max_size=3, unique=True),
+)
 async def test_hostile_thread_ids_and_namespaces_stay_isolated(names, namespaces):
     async with TieredCheckpointSaver(*(open_store("memory://") for _ in range(3))) as saver:
         caller = Caller(saver)

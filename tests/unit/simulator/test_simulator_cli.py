@@ -11,7 +11,11 @@ from pathlib import Path
 
 import httpx
 import pytest
+import typer
+from typer.testing import CliRunner
 
+from langchain_llmops.cli.simulate import record, simulate
+from langchain_llmops.simulator import SimulatorError
 from langchain_llmops.simulator.recordings import read_recordings
 
 PROJECT = Path(__file__).parents[3]
@@ -103,11 +107,23 @@ def test_record_then_replay_from_the_command_line(start, tmp_path):
         (["record", "out.jsonl", "--upstream", "nowhere"], "--upstream must be a URL"),
     ],
 )
-def test_wrong_input_is_one_line_and_exit_code_2(tmp_path, arguments, reason):
-    command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(PROJECT)!r})\n" + ENTRY, *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path, check=False)
+def test_wrong_input_is_one_clear_error_before_anything_is_served(tmp_path, monkeypatch, arguments, reason):
+    monkeypatch.chdir(tmp_path)
+    app = typer.Typer()
+    for command in (simulate, record):
+        app.command()(command)
+    result = CliRunner().invoke(app, arguments)
+    assert isinstance(result.exception, SimulatorError)
+    assert reason in str(result.exception)
+    assert "\n" not in str(result.exception)
+    assert not result.output
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_error_is_one_line_and_exit_code_2_for_the_user():
+    command = [sys.executable, "-c", ENTRY, "simulate", "--fault", "flood=0.1"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=PROJECT, check=False)
     assert done.returncode == 2
-    assert reason in done.stderr
+    assert "unknown fault 'flood'" in done.stderr
     assert done.stderr.count("\n") == 1
     assert not done.stdout
-    assert not list(tmp_path.iterdir())

@@ -11,7 +11,8 @@ from langchain_openai import ChatOpenAI, OpenAIEmbeddings
 from langchain_openai.chat_models.base import OpenAIRefusalError
 from pydantic import BaseModel, SecretStr
 
-from langchain_llmops.simulator import FaultPlan, Scripted, running
+from langchain_llmops.simulator import FaultPlan, Replay, Scripted, running
+from langchain_llmops.simulator.recordings import Recording
 
 
 @tool
@@ -117,6 +118,18 @@ async def test_a_rate_limit_is_the_clients_error_in_async_too(chat):
     with running(faults=FaultPlan(rates={"rate_limit": 1.0})) as simulator:
         with pytest.raises(openai.RateLimitError):
             await chat(simulator).ainvoke("hi")
+
+
+def test_a_replay_header_can_be_bound_to_a_model(chat):
+    def recorded(name, answer):
+        return Recording(name, ({"role": "user", "content": "hi"}, {"role": "assistant", "content": answer}))
+
+    with running(Replay([recorded("one", "A"), recorded("two", "B")])) as simulator:
+        for name, answer in (("one", "A"), ("two", "B")):
+            model = chat(simulator).bind(extra_headers={"X-Replay-Conversation": name})
+            assert model.invoke("hi").text == answer
+        with pytest.raises(openai.ConflictError, match="one, two"):
+            chat(simulator).invoke("hi")
 
 
 async def test_embeddings_bring_texts_that_share_words_near(echo, http_clients):

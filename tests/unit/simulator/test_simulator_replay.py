@@ -197,9 +197,10 @@ def test_a_wrong_line_is_named(tmp_path, lines, line, reason, suffix):
         ("missing.jsonl", None, "No such file"),
         ("empty.jsonl", b"\n\n", "holds no conversation"),
         ("plain.jsonl.gz", b"{}", "cannot be read"),
-        ("torn.jsonl.gz", gzip.compress(GOOD.encode() * 50)[:-12], "cannot be read"),
+        ("torn.jsonl.gz", gzip.compress(GOOD.encode() * 50, mtime=0)[:-12], "cannot be read"),
         ("latin.jsonl", b'{"conversation_id": "\xff"}', "line 1: is not JSON"),
     ],
+    ids=["missing", "empty", "plain", "torn", "latin"],
 )
 def test_a_file_that_cannot_be_read_is_one_line(tmp_path, name, data, reason):
     if data is not None:
