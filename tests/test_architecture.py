@@ -64,7 +64,7 @@ THIRD_PARTY: dict[str, tuple[str, ...]] = {
     "prometheus_client": ("telemetry/prometheus.py", "stack.py"),
     "psycopg": ("stores/postgres.py",),
     "psycopg_pool": ("stores/postgres.py",),
-    "pydantic": ("core/settings.py", "core/delegate.py", "router/model.py", "resilience/fallback.py"),
+    "pydantic": ("core/settings.py", "core/delegate.py", "router/branch.py", "router/model.py", "resilience/fallback.py"),
     "pydantic_settings": ("core/settings.py",),
     "redis": ("stores/redis.py",),
     "rich": ("cli/", "ledger/report.py"),

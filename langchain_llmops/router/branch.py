@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from langchain_core.runnables import RunnableBranch
@@ -10,6 +9,7 @@ from pydantic import PrivateAttr
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
+    from contextvars import ContextVar
 
     from langchain_core.runnables import RunnableConfig
 
