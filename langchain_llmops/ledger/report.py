@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -51,7 +52,7 @@ class Report:
             for index, column in enumerate(section.columns):
                 table.add_column(column, justify="left" if index == 0 else "right")
             for row in section.rows:
-                table.add_row(*row)
+                table.add_row(*(Text(_printable(cell)) for cell in row))
             console.print(table)
             console.print()
         return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
@@ -174,6 +175,11 @@ def _conversations(f: Mapping[str, Any]) -> _Section:
 def _replay(f: Mapping[str, Any]) -> _Section:
     rows = [(name.replace("_", " "), f"{count:,}") for name, count in (f.get("replay") or {}).items()]
     return _Section("Replay", ("", ""), rows)
+
+
+def _printable(text: str) -> str:
+    """Names come from users and providers: what steers a terminal is shown, not obeyed."""
+    return "".join(character if character.isprintable() else "\ufffd" for character in text)
 
 
 def _usd(amount: float) -> str:

@@ -136,9 +136,9 @@ class Recorder:
                 yield data
         except httpx.HTTPError as error:
             raise ConnectionCut from error
-        finally:
+        finally:  # also when the client leaves, as clients do at `[DONE]`, before the stream has quite ended
+            self._note(http, streamed.message)
             await answer.aclose()
-        self._note(http, streamed.message)
 
     def _note(self, http: HttpRequest, message: Message | None) -> None:
         asked = _messages_of(http) if http.path.endswith("/chat/completions") else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
 import threading
@@ -15,6 +16,8 @@ from hypothesis import strategies as st
 from langchain_llmops.simulator import FaultPlan, Replay, Scripted, SimulatorError, record, recording, running
 from langchain_llmops.simulator.assemble import StreamedMessage, message_of
 from langchain_llmops.simulator.book import Book, without_keys
+from langchain_llmops.simulator.http1 import HttpResponse, HttpServer
+from langchain_llmops.simulator.record import Recorder
 from langchain_llmops.simulator.recordings import Recording, read_recordings, write_recordings
 from langchain_llmops.simulator.tokens import Usage
 from langchain_llmops.simulator.types import Reply, Request, ToolCall
@@ -84,6 +87,34 @@ def test_a_replay_of_the_recording_gives_the_same_answers(tmp_path, connect, str
     with running(Replay.from_file(path)) as simulator:
         assert talk(connect(simulator), stream) == talk(connect(simulator), not stream) == original
     assert [said[2] for said in original][-2] == "I will not say."
+
+
+@pytest.mark.parametrize("complete", [True, False])
+async def test_a_stream_counts_from_its_finish_reason_on_whenever_the_client_leaves(tmp_path, complete):
+    """Clients leave at `[DONE]`, and the provider may end its stream later; one who leaves before gets nothing kept."""
+    frames, tail = chat_frames(Answer(Request("m", (user("x"),)), Reply(content="several words here"), Usage(1, 1)))
+
+    async def provider(http):
+        async def chunks():
+            yield b"".join(frames) + (tail if complete else b"")
+            await asyncio.Event().wait()
+
+        return HttpResponse(200, chunks(), (("content-type", "text/event-stream"),))
+
+    upstream = HttpServer(provider)
+    await upstream.start()
+    recorder = Recorder(tmp_path / "out.jsonl", upstream.url)
+    await recorder.start()
+    async with httpx.AsyncClient(verify=False) as client:
+        body = {"model": "m", "messages": [user("x")]}
+        async with client.stream("POST", f"{recorder.url}/v1/chat/completions", json=body) as response:
+            async for line in response.aiter_lines():
+                if line == "data: [DONE]" or (not complete and "here" in line):
+                    break
+    await recorder.stop()
+    await upstream.stop(grace_s=0)
+    assert recorder.conversations == int(complete)
+    assert (tmp_path / "out.jsonl").exists() == complete
 
 
 async def test_the_async_client_and_other_paths_pass_through(tmp_path, aconnect):
