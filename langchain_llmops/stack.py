@@ -79,6 +79,12 @@ class LLMOps:
         agent.invoke({"messages": [("user", "hi")]}, ops.config(user_id="u1", session_id="s1"))
         print(ops.report())
     ```
+    Args:
+        settings: read from the environment when None.
+        registry: where the Prometheus series live; a private one (`ops.registry`) when None. One `LLMOps` per registry.
+        token_counter: counts where no provider does.
+        allowed_types: classes of your own that conversation states hold; others come back as plain data.
+
     Parts are made on first use. With no settings everything is embedded: SQLite files and a folder below
     `LLMOPS_STATE_DIR`; `LLMOPS_REDIS_URL`, `LLMOPS_POSTGRES_URL` and `LLMOPS_OBJECTS_URL` move it to servers.
     Raises `ConfigurationError` naming the variable. Close it (`with`, `close()`, `aclose()`): what is buffered is
@@ -91,11 +97,13 @@ class LLMOps:
         *,
         registry: CollectorRegistry | None = None,
         token_counter: TokenCounter | None = None,
+        allowed_types: Iterable[type] = (),
     ) -> None:
         self.settings = settings or Settings()
         self.bus = Bus()
         self.prices = PriceBook.from_file(self.settings.prices_file)
         self.token_counter = token_counter or default_token_counter()
+        self._allowed_types = tuple(allowed_types)
         self.started_at = time.time()
         self.handler = OpsCallbackHandler(
             self.bus, prices=self.prices, counter=self.token_counter, keep_content=self.settings.log_content
@@ -169,6 +177,7 @@ class LLMOps:
                 "LLMOPS_REDIS_URL",
                 "LLMOPS_OBJECTS_URL" if s.objects_url else "LLMOPS_STATE_DIR",
             ),
+            allowed_types=self._allowed_types,
             hot_ttl_s=s.hot_ttl_s,
             timeout_s=s.store_timeout_s,
         )

@@ -64,7 +64,13 @@ THIRD_PARTY: dict[str, tuple[str, ...]] = {
     "prometheus_client": ("telemetry/prometheus.py", "stack.py"),
     "psycopg": ("stores/postgres.py",),
     "psycopg_pool": ("stores/postgres.py",),
-    "pydantic": ("core/settings.py", "core/delegate.py", "router/branch.py", "router/model.py", "resilience/fallback.py"),
+    "pydantic": (
+        "core/settings.py",
+        "core/delegate.py",
+        "router/branch.py",
+        "router/model.py",
+        "resilience/fallback.py",
+    ),
     "pydantic_settings": ("core/settings.py",),
     "redis": ("stores/redis.py",),
     "rich": ("cli/", "ledger/report.py"),
@@ -344,7 +350,10 @@ def _environment_name(node: ast.AST) -> str | None:
             return str(v)
         case ast.Attribute(value=ast.Attribute(attr="environ"), attr=attribute) if attribute != "get":
             return ""
-        case ast.Subscript(value=ast.Attribute(attr="environ")) | ast.Compare(comparators=[ast.Attribute(attr="environ")]):
+        case (
+            ast.Subscript(value=ast.Attribute(attr="environ"))
+            | ast.Compare(comparators=[ast.Attribute(attr="environ")])
+        ):
             return ""
         case ast.ImportFrom(module="os", names=names) if {"environ", "getenv"} & {alias.name for alias in names}:
             return ""
@@ -377,8 +386,14 @@ LONG_BODY = "\n".join(["def f():", *["    x = 1"] * 101])
 WORDY = "\n".join(f"def f{n}():\n" + "    x = 1\n" * 10 for n in range(3))
 SLOW_TAIL = "def a():\n    x = 1\n" * 3 + "def b():\n" + "    x = 1\n" * 41
 BROKEN = {
-    "core imports a store": (imports_go_down_only, _files(core__a="import langchain_llmops.stores.base", stores__base="")),
-    "a store imports a sister": (imports_go_down_only, _files(stores__a="from langchain_llmops.cache import b", cache__b="")),
+    "core imports a store": (
+        imports_go_down_only,
+        _files(core__a="import langchain_llmops.stores.base", stores__base=""),
+    ),
+    "a store imports a sister": (
+        imports_go_down_only,
+        _files(stores__a="from langchain_llmops.cache import b", cache__b=""),
+    ),
     "a sister imports a sister": (
         imports_go_down_only,
         _files(router__a="from langchain_llmops.telemetry.handler import H", telemetry__handler=""),
@@ -399,7 +414,10 @@ BROKEN = {
         imports_go_down_only,
         _files(simulator__a="from langchain_llmops.core.types import Usage", core__types=""),
     ),
-    "middleware imports the stack": (imports_go_down_only, _files(middleware__a="import langchain_llmops.stack", stack="")),
+    "middleware imports the stack": (
+        imports_go_down_only,
+        _files(middleware__a="import langchain_llmops.stack", stack=""),
+    ),
     "serve imports the cache": (
         imports_go_down_only,
         _files(serve__a="from langchain_llmops.cache.tiered import T", cache__tiered=""),
@@ -412,7 +430,10 @@ BROKEN = {
     ),
     "redis outside its store": (packages_stay_in_their_files, _files(cache__a="import redis.asyncio")),
     "sqlite3 in the ledger": (packages_stay_in_their_files, _files(ledger__a="from sqlite3 import connect")),
-    "agents outside middleware": (packages_stay_in_their_files, _files(stack="from langchain.agents import create_agent")),
+    "agents outside middleware": (
+        packages_stay_in_their_files,
+        _files(stack="from langchain.agents import create_agent"),
+    ),
     "langchain as a whole": (packages_stay_in_their_files, _files(stack="from langchain import agents")),
     "a package nobody named": (packages_stay_in_their_files, _files(core__a="def f():\n    import uvicorn")),
     "pickle": (stored_bytes_never_run, _files(cache__a="from pickle import loads")),

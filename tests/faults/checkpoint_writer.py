@@ -19,7 +19,7 @@ THREADS_PER_WORKER = 2
 
 
 def main(ledger: str, seed: str, urls: str) -> None:
-    with open(ledger, "ab", buffering=0) as file:  # noqa: PTH123
+    with open(ledger, "ab", buffering=0) as file:
         asyncio.run(_run(file, int(seed), TieredCheckpointSaver.from_urls(**json.loads(urls))))
 
 

@@ -18,6 +18,7 @@ from prometheus_client import generate_latest
 from pydantic import BaseModel
 
 from langchain_llmops import ConfigurationError, LLMOps, Settings
+from langchain_llmops.core.errors import ThreadOwnerMismatch
 from langchain_llmops.simulator import FaultPlan, Scripted, running
 
 SCRIPT = [
@@ -25,6 +26,11 @@ SCRIPT = [
     {"when": {"contains": "order"}, "reply": {"tool_calls": [{"name": "lookup", "arguments": {"order_id": "1"}}]}},
     {"default": {"content": "Hello."}},
 ]
+
+
+class City(BaseModel):
+    name: str
+    people: int
 
 
 @tool
@@ -114,16 +120,32 @@ def test_an_attached_graph_records_once_also_with_config(ops, simulator):
 
 
 def test_structured_output_survives_the_router_and_the_chain(ops, simulator):
-    class City(BaseModel):
-        name: str
-        people: int
-
     with running() as echo:
         model = ops.router("openai:gpt-4o-mini", "openai:gpt-4o", base_url=echo.base_url, api_key="simulated")
         assert isinstance(model.with_structured_output(City).invoke("Berlin", me(ops)), City)
         agent = create_agent(model, [], middleware=ops.middleware(), response_format=City)
         answer = agent.invoke({"messages": [("user", "Berlin")]}, me(ops))
     assert isinstance(answer["structured_response"], City)
+
+
+def test_a_state_with_a_class_of_ones_own_comes_back_whole(settings):
+    with running() as echo:
+        for types, kind in (((City,), City), ((), dict)):
+            with LLMOps(settings, allowed_types=types) as ops:
+                model = ops.models.model("openai:gpt-4o", base_url=echo.base_url, api_key="simulated")
+                agent = create_agent(model, [lookup], response_format=City, checkpointer=ops.checkpointer)
+                config = ops.config(user_id="u1", session_id=f"typed-{kind.__name__}")
+                agent.invoke({"messages": [("user", "Berlin")]}, config)
+            with LLMOps(settings, allowed_types=types) as ops:
+                values = ops.checkpointer.get(config)["channel_values"]
+            assert isinstance(values["structured_response"], kind)
+
+
+def test_a_session_of_another_user_is_refused(ops, simulator):
+    agent = create_agent(router(ops, simulator), [lookup], checkpointer=ops.checkpointer)
+    agent.invoke({"messages": [("user", "hi")]}, me(ops))
+    with pytest.raises(ThreadOwnerMismatch):
+        agent.invoke({"messages": [("user", "hi")]}, ops.config(user_id="other", session_id="s1"))
 
 
 def test_failures_are_retried_counted_and_priced_apart(settings):

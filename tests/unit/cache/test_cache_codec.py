@@ -91,7 +91,10 @@ def test_every_hit_has_new_ids() -> None:
 def test_ids_of_tool_calls_inside_the_content_change_with_them() -> None:
     """Anthropic's messages name a call twice; a history with two names for it is refused."""
     call = {"name": "lookup", "args": {"q": "1"}, "id": "toolu_1", "type": "tool_call"}
-    blocks = [{"type": "text", "text": "a"}, {"type": "tool_use", "id": "toolu_1", "name": "lookup", "input": {"q": "1"}}]
+    blocks = [
+        {"type": "text", "text": "a"},
+        {"type": "tool_use", "id": "toolu_1", "name": "lookup", "input": {"q": "1"}},
+    ]
     (back,) = through(ChatGeneration(message=AIMessage(blocks, tool_calls=[call])))
     (made,) = back.message.tool_calls
     assert made["id"] != "toolu_1"
@@ -198,7 +201,9 @@ def test_nothing_stored_is_ever_constructed_by_name() -> None:
 
 @given(st.integers(min_value=0), st.integers(0, 7))
 def test_a_damaged_entry_never_becomes_another_answer(place, bit) -> None:
-    stored = bytearray(encode([ChatGeneration(message=answer("a" * 500))], created=5.0, generation=2, envelope=ENVELOPE))
+    stored = bytearray(
+        encode([ChatGeneration(message=answer("a" * 500))], created=5.0, generation=2, envelope=ENVELOPE)
+    )
     stored[place % len(stored)] ^= 1 << bit
     with pytest.raises(EnvelopeError):
         rebuild(decode(bytes(stored), ENVELOPE), level="L2", age_s=0.0)

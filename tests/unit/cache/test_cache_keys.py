@@ -118,8 +118,16 @@ DIFFERENT = {
         [AIMessage("", invalid_tool_calls=[{**BAD, "args": "["}])],
     ),
     "which call is answered": (
-        [AIMessage("", tool_calls=[CALL, OTHER]), ToolMessage("x", tool_call_id="c1"), ToolMessage("y", tool_call_id="c2")],
-        [AIMessage("", tool_calls=[CALL, OTHER]), ToolMessage("x", tool_call_id="c2"), ToolMessage("y", tool_call_id="c1")],
+        [
+            AIMessage("", tool_calls=[CALL, OTHER]),
+            ToolMessage("x", tool_call_id="c1"),
+            ToolMessage("y", tool_call_id="c2"),
+        ],
+        [
+            AIMessage("", tool_calls=[CALL, OTHER]),
+            ToolMessage("x", tool_call_id="c2"),
+            ToolMessage("y", tool_call_id="c1"),
+        ],
     ),
     "a tool's failure": (
         [AIMessage("", tool_calls=[CALL]), ToolMessage("x", tool_call_id="c1", status="error")],
@@ -303,7 +311,10 @@ def test_a_text_model_gets_its_own_answer_back(cache: TieredCache) -> None:
     assert [model.invoke(text) for text in ('[{"a": 1}]', '[{"b": 2}]', '[{"a": 1}]')] == ["first", "second", "first"]
 
 
-@given(st.text() | st.sampled_from(TEXTS[:-2]), st.text() | st.sampled_from(["}---[", "{}---[", '{"kwargs": 3}---[]', "[]"]))
+@given(
+    st.text() | st.sampled_from(TEXTS[:-2]),
+    st.text() | st.sampled_from(["}---[", "{}---[", '{"kwargs": 3}---[]', "[]"]),
+)
 def test_whatever_the_strings_the_cache_never_raises(prompt, llm_string) -> None:
     assert TieredCache().lookup(prompt, llm_string) is None
 
@@ -317,7 +328,11 @@ def test_keys_are_the_same_in_every_process() -> None:
     )
     keys = {
         subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ | {"PYTHONHASHSEED": seed}
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            check=True,
+            env=os.environ | {"PYTHONHASHSEED": seed},
         ).stdout.strip()
         for seed in ("1", "2")
     }

@@ -105,7 +105,12 @@ TABLE: dict[str, Row] = {
     ),
     "langchain-openai 401": (openai_status(langchain_openai.OpenAIAuthenticationError, 401), Kind.AUTH, False, False),
     "langchain-openai 403": (openai_status(langchain_openai.OpenAIPermissionDeniedError, 403), Kind.AUTH, False, False),
-    "langchain-openai 404": (openai_status(langchain_openai.OpenAIModelNotFoundError, 404), Kind.NOT_FOUND, False, False),
+    "langchain-openai 404": (
+        openai_status(langchain_openai.OpenAIModelNotFoundError, 404),
+        Kind.NOT_FOUND,
+        False,
+        False,
+    ),
     "langchain-openai 500": (openai_status(langchain_openai.OpenAIAPIError, 500), Kind.UNAVAILABLE, True, False),
     "langchain-openai connection": (
         langchain_openai.OpenAIConnectionError(request=REQUEST),
@@ -230,7 +235,13 @@ def test_a_circle_of_causes_comes_to_an_end() -> None:
 
 WIRE: dict[str, tuple[int, dict[str, object], dict[str, str], Kind, bool]] = {
     "400": (400, {"message": "bad"}, {}, Kind.INVALID_REQUEST, False),
-    "context": (400, {"message": "This model takes 128000 tokens.", "code": "context_length_exceeded"}, {}, Kind.CONTEXT_OVERFLOW, False),
+    "context": (
+        400,
+        {"message": "This model takes 128000 tokens.", "code": "context_length_exceeded"},
+        {},
+        Kind.CONTEXT_OVERFLOW,
+        False,
+    ),
     "401": (401, {"message": "key"}, {}, Kind.AUTH, False),
     "403": (403, {"message": "no"}, {}, Kind.AUTH, False),
     "404": (404, {"message": "no"}, {}, Kind.NOT_FOUND, False),
@@ -243,7 +254,9 @@ WIRE: dict[str, tuple[int, dict[str, object], dict[str, str], Kind, bool]] = {
 
 def chat(answer) -> ChatOpenAI:
     client = httpx.Client(transport=httpx.MockTransport(answer))
-    return ChatOpenAI(model="gpt-4o-mini", api_key="k", base_url="http://provider/v1", max_retries=0, http_client=client)
+    return ChatOpenAI(
+        model="gpt-4o-mini", api_key="k", base_url="http://provider/v1", max_retries=0, http_client=client
+    )
 
 
 @pytest.mark.parametrize(("status", "body", "headers", "kind", "retryable"), WIRE.values(), ids=WIRE)
@@ -278,6 +291,6 @@ def test_a_failing_connection_below_chatopenai_is_understood(failure, kind, bill
 
 def test_a_broken_body_below_chatopenai_is_malformed() -> None:
     model = chat(lambda _: httpx.Response(200, text="{not json", headers={"content-type": "application/json"}))
-    with pytest.raises(Exception) as caught:  # noqa: B017 - whatever the SDK makes of it
+    with pytest.raises(Exception) as caught:
         model.invoke("hi")
     assert classify(caught.value).kind is Kind.MALFORMED

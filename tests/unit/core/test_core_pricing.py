@@ -74,7 +74,13 @@ PRICES: dict[str, tuple[str, str | None, Usage, str, str]] = {
     "vertex": ("gemini-2.5-flash", "vertex_ai", Usage(M, M), "0.3", "2.5"),
     "bedrock": ("anthropic.claude-3-haiku-20240307-v1:0", "bedrock", Usage(M, M), "0.25", "1.25"),
     "bedrock without a provider": ("anthropic.claude-3-haiku-20240307-v1:0", None, Usage(M, M), "0.25", "1.25"),
-    "bedrock in a region": ("us.anthropic.claude-sonnet-4-5-20250929-v1:0", "bedrock_converse", Usage(M, M), "3.3", "16.5"),
+    "bedrock in a region": (
+        "us.anthropic.claude-sonnet-4-5-20250929-v1:0",
+        "bedrock_converse",
+        Usage(M, M),
+        "3.3",
+        "16.5",
+    ),
     "amazon's own": ("amazon.nova-pro-v1:0", "bedrock", Usage(M, M), "0.8", "3.2"),
     "capitals": ("GPT-4o", "OpenAI", Usage(M, M), "2.5", "10"),
 }
@@ -218,7 +224,9 @@ def test_an_unpriced_model_is_counted_at_every_call_and_warned_about_once(caplog
 counts = st.integers(0, 10**7)
 
 
-@given(st.sampled_from(["gpt-4o", "claude-sonnet-4-5", "gemini-2.5-pro", "gpt-realtime"]), st.builds(Usage, *[counts] * 8))
+@given(
+    st.sampled_from(["gpt-4o", "claude-sonnet-4-5", "gemini-2.5-pro", "gpt-realtime"]), st.builds(Usage, *[counts] * 8)
+)
 def test_no_usage_however_odd_raises_or_earns_money(model, usage) -> None:
     """Providers have reported more cached tokens than tokens."""
     price = PriceBook().price(model, usage, at=NOON)
@@ -291,7 +299,10 @@ WRONG_FILES = {
     "true": (b'{"m": {"input_mtok": true, "output_mtok": 1}}', "'m' input_mtok must be dollars"),
     "null": (b'{"m": {"input_mtok": null, "output_mtok": 1}}', "'m' input_mtok must be dollars"),
     "NaN": (b'{"m": {"input_mtok": NaN, "output_mtok": 1}}', "'m' input_mtok must be dollars"),
-    "infinite": (b'{"m": {"input_mtok": 1e999999999, "output_mtok": Infinity}}', "'m' (in|out)put_mtok must be dollars"),
+    "infinite": (
+        b'{"m": {"input_mtok": 1e999999999, "output_mtok": Infinity}}',
+        "'m' (in|out)put_mtok must be dollars",
+    ),
 }
 
 

@@ -72,7 +72,8 @@ def test_any_text_can_be_redacted_twice(text) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["redis://host:6379/0", "s3://bucket/prefix?region=eu", "sqlite:////srv/a.db", "tokens: 5", "a risk-averse user"]
+    "text",
+    ["redis://host:6379/0", "s3://bucket/prefix?region=eu", "sqlite:////srv/a.db", "tokens: 5", "a risk-averse user"],
 )
 def test_what_holds_no_secret_stays_as_it_is(text) -> None:
     assert redact(text) == text

@@ -106,7 +106,10 @@ OPTIONAL = {
     "errors": ({"errors": {"timeout": ERROR}}, "Errors and what was done about them"),
     "checkpoints": ({"checkpoints": {"count": 3, "bytes": {"hot": 1, "warm": 2, "cold": 3}}}, "Checkpoints"),
     "slowest": ({"slowest": [{"session": "s1", "seconds": 1.5, "turns": 2}]}, "Slowest and dearest conversations"),
-    "dearest": ({"dearest": [{"session": "s1", "cost_usd": 1.5, "model_calls": 2}]}, "Slowest and dearest conversations"),
+    "dearest": (
+        {"dearest": [{"session": "s1", "cost_usd": 1.5, "model_calls": 2}]},
+        "Slowest and dearest conversations",
+    ),
     "replay": ({"replay": {"assistant_messages": 2454, "unknown_prefixes": 0}}, "Replay"),
 }
 
@@ -205,7 +208,9 @@ def test_a_name_is_text_in_html_and_never_markup(name) -> None:
     assert name in rows(named(name))
 
 
-@pytest.mark.parametrize("name", ["[red]x", "[/]", "[/red]", "[link=http://x]y[/link]", ":smile:", "[", "a[b]c", "{x}", "%s"])
+@pytest.mark.parametrize(
+    "name", ["[red]x", "[/]", "[/red]", "[link=http://x]y[/link]", ":smile:", "[", "a[b]c", "{x}", "%s"]
+)
 def test_a_name_is_text_in_a_terminal_and_never_markup(name) -> None:
     text = str(named(name))
     assert any(name in line for line in text.splitlines() if line.strip().startswith("slowest"))
@@ -214,7 +219,9 @@ def test_a_name_is_text_in_a_terminal_and_never_markup(name) -> None:
 @pytest.mark.parametrize("name", ["\x1b[31mred", "\x1b]0;title\x07", "a\rb", "a\x08b", "a\nb", "\x9b31m"])
 def test_a_name_never_steers_the_terminal(name) -> None:
     shown = str(named(name))
-    assert not {character for character in shown if (ord(character) < 32 and character != "\n") or 127 <= ord(character) < 160}
+    assert not {
+        character for character in shown if (ord(character) < 32 and character != "\n") or 127 <= ord(character) < 160
+    }
 
 
 @given(st.text())

@@ -193,7 +193,9 @@ async def test_what_no_model_can_help_is_raised_at_once_as_it_is(ask, error, cha
 
 
 @ways
-async def test_when_nobody_answers_the_last_cause_is_chained_and_no_providers_words_are_told(ask, chain, config) -> None:
+async def test_when_nobody_answers_the_last_cause_is_chained_and_no_providers_words_are_told(
+    ask, chain, config
+) -> None:
     secret = "Incorrect API key provided: sk-abcdefghijklmnop"
     last = core.ModelAuthenticationError(secret)
     with pytest.raises(FallbackExhaustedError) as caught:
@@ -386,7 +388,9 @@ def test_tools_are_bound_to_every_rung(chain) -> None:
 @pytest.mark.parametrize("include_raw", [False, True])
 async def test_structured_output_comes_from_whichever_rung_answers(chain, include_raw) -> None:
     said = answer("", tool_calls=[tool_call("City", name="Oslo")])
-    built = chain(first(core.ModelTimeoutError("x")), second(said)).with_structured_output(City, include_raw=include_raw)
+    built = chain(first(core.ModelTimeoutError("x")), second(said)).with_structured_output(
+        City, include_raw=include_raw
+    )
     for found in (built.invoke("hi"), await built.ainvoke("hi")):
         assert (found["parsed"] if include_raw else found) == City(name="Oslo")
 

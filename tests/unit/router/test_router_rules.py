@@ -140,7 +140,10 @@ WRONG = {
     "a text for words": (document(rule("x", any_keyword="a")), r"rule 1 \(x\): any_keyword must be list, not 'a'$"),
     "no words": (document(rule("x", any_keyword=[])), r"rule 1 \(x\): any_keyword must be a list of words$"),
     "an empty word": (document(rule("x", any_keyword=[""])), r"rule 1 \(x\): any_keyword must be a list of words$"),
-    "a number for a word": (document(rule("x", any_keyword=[3])), r"rule 1 \(x\): any_keyword must be a list of words$"),
+    "a number for a word": (
+        document(rule("x", any_keyword=[3])),
+        r"rule 1 \(x\): any_keyword must be a list of words$",
+    ),
 }
 
 
@@ -198,7 +201,7 @@ def test_text_in_blocks_is_read_as_text() -> None:
 
 CODE = ["```\nx\n```", "def main():", "class A:", "import os", "function f() {", "x => x + 1", "</div>",
         "SELECT a FROM b", "Traceback (most recent call last)", "int x = 1;"]  # fmt: skip
-PROSE = ["where is my order", "I was in a class on Friday", "what is the function of the liver", "select a gift from us",
+PROSE = ["where is my order", "I was in a class on Friday", "what is the function of the liver", "select a gift from us",  # noqa: E501
          "the price; is it fixed?", "a <- b"]  # fmt: skip
 
 

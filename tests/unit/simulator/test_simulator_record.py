@@ -105,7 +105,7 @@ async def test_a_stream_counts_from_its_finish_reason_on_whenever_the_client_lea
     await upstream.start()
     recorder = Recorder(tmp_path / "out.jsonl", upstream.url)
     await recorder.start()
-    async with httpx.AsyncClient(verify=False) as client:
+    async with httpx.AsyncClient() as client:
         body = {"model": "m", "messages": [user("x")]}
         async with client.stream("POST", f"{recorder.url}/v1/chat/completions", json=body) as response:
             async for line in response.aiter_lines():

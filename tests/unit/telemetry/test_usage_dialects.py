@@ -68,7 +68,9 @@ def test_what_reports_no_tokens_is_no_usage(metadata) -> None:
     assert usage_of(metadata) is None
 
 
-junk = st.dictionaries(st.sampled_from(["cache_read", "audio", "reasoning", "cache_creation"]), st.integers() | st.none())
+junk = st.dictionaries(
+    st.sampled_from(["cache_read", "audio", "reasoning", "cache_creation"]), st.integers() | st.none()
+)
 
 
 @example(float("nan"), {}, {})
