@@ -70,7 +70,7 @@ class ScriptedModel(BaseChatModel):
     """Says the next line of its script at each call; the last one again and again.
 
     A line is a text, a message, an exception (raised), a list of chunks and exceptions (a stream, joined for
-    `invoke`), a function of the messages that returns one of these, or `Hang()`. `asked` keeps what each call was asked.  # noqa: E501
+    `invoke`), a function of the messages that returns one of these, or `Hang()`. `asked` keeps what every call asked.
     """
 
     script: list[Any] = Field(default_factory=lambda: [answer()], repr=False)
