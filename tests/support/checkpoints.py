@@ -58,7 +58,7 @@ def facts(found: Any) -> Any:
 async def until(condition: Callable[[], bool]) -> None:
     """Wait, on whatever loop, until something that another task or thread does has happened."""
     async with asyncio.timeout(DEADLINE_S):
-        while not condition():   - what happens may happen on another loop
+        while not condition():  # what happens may happen on another loop, where no event of ours can be set
             await asyncio.sleep(0.002)
 
 

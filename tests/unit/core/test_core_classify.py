@@ -146,6 +146,7 @@ TABLE: dict[str, Row] = {
     "no JSON": (json_error(), Kind.MALFORMED, True, True),
     "a bug": (ValueError("no"), Kind.OTHER, False, False),
     "another bug": (AttributeError("no"), Kind.OTHER, False, False),
+    "langchain-core's empty stream": (ValueError("No generation chunks were returned"), Kind.TRUNCATED, True, True),
     # ours
     "our truncated": (ours.TruncatedAnswerError("no"), Kind.TRUNCATED, True, True),
     "our malformed": (ours.MalformedAnswerError("no"), Kind.MALFORMED, True, True),
