@@ -11,6 +11,7 @@ from langchain.chat_models import init_chat_model
 from langchain_llmops.core.concurrency import PerLoop
 from langchain_llmops.core.delegate import DelegatingChatModel
 from langchain_llmops.core.errors import ConfigurationError
+from langchain_llmops.core.redaction import redact
 
 if TYPE_CHECKING:
     from langchain_core.caches import BaseCache
@@ -77,10 +78,13 @@ class ModelFactory:
         settings: dict[str, Any] = {"max_retries": 0, "timeout": self._timeout_s, "cache": self._cache}
         if model.startswith(("openai:", "gpt-", "o1", "o3", "o4")):
             settings |= {"stream_usage": True, **self._pool.options()}
+        if not model.rpartition(":")[2]:
+            raise ConfigurationError(f"model {model!r}: name one, as in openai:gpt-4o-mini")
         try:
             built: BaseChatModel = init_chat_model(model, **{**settings, **options})
-        except (ImportError, ValueError) as error:
-            raise ConfigurationError(f"model {model!r}: {str(error).splitlines()[0]}") from error
+        except Exception as error:  # whatever a provider's constructor raises (no key, no package) is configuration
+            reason = redact(" ".join(str(error).split())) or type(error).__name__
+            raise ConfigurationError(f"model {model!r}: {reason}") from error
         return built
 
     def _take_over(self, model: BaseChatModel) -> BaseChatModel:

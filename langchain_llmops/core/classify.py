@@ -86,6 +86,7 @@ _RETRYABLE: Final = frozenset(
 _STORE_DRIVERS: Final = frozenset(("redis", "psycopg", "psycopg_pool", "sqlite3", "obstore"))
 _NEVER_SENT: Final = frozenset(("ConnectError", "ConnectTimeout", "ConnectionRefusedError", "PoolTimeout"))
 _SERVER_ERROR = 500
+EMPTY_STREAM: Final = "No generation chunks were returned"  # langchain-core's bare ValueError
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +115,8 @@ def classify(error: BaseException) -> Verdict:
 def _kind(error: BaseException, status: int | None) -> ErrorKind:
     if getattr(error, "code", None) == "context_length_exceeded":
         return ErrorKind.CONTEXT_OVERFLOW
+    if isinstance(error, ValueError) and str(error) == EMPTY_STREAM:
+        return ErrorKind.TRUNCATED
     for cls, kind in _KINDS:
         if isinstance(error, cls):
             return kind

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
 __all__ = ["FallbackChain"]
 
-NO_CHUNKS = "No generation chunks were returned"
-
 
 class FallbackChain(DelegatingChatModel):
     """Asks its rungs in order: `FallbackChain([primary, secondary])`.
@@ -99,7 +97,7 @@ class FallbackChain(DelegatingChatModel):
             except Exception as error:
                 if not end.empty:
                     raise
-                self.sleep(self._next(plan, end.named(error), own))
+                self.sleep(self._next(plan, error, own))
             else:
                 return
 
@@ -121,7 +119,7 @@ class FallbackChain(DelegatingChatModel):
             except Exception as error:
                 if not end.empty:
                     raise
-                await self.asleep(self._next(plan, end.named(error), own))
+                await self.asleep(self._next(plan, error, own))
             else:
                 return
 
@@ -162,14 +160,6 @@ class _End:
         self._must_finish = self._must_finish or told.get("model_provider") == "openai"
         self._finished = self._finished or bool(told.get("finish_reason"))
         return chunk
-
-    def named(self, error: Exception) -> Exception:
-        """langchain-core says that a stream was empty with a bare ValueError."""
-        if isinstance(error, ValueError) and str(error) == NO_CHUNKS:
-            empty = TruncatedAnswerError("the model's stream ended without a single chunk")
-            empty.__cause__ = error
-            return empty
-        return error
 
     def check(self) -> None:
         """langchain-openai accepts a stream that stops without `finish_reason`; it was cut."""

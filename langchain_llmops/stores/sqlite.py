@@ -25,6 +25,8 @@ __all__ = ["SqliteStore"]
 
 SYNCHRONOUS: Final = ("off", "normal", "full", "extra")
 IN_MEMORY: Final = ":memory:"
+LOCKED: Final = "locked"
+RETRY_LOCKED_S: Final = 0.01
 
 
 class _SystemClock:
@@ -109,6 +111,10 @@ class _Connection:
             try:
                 self._raw = self._connect()
             except (sqlite3.Error, OSError) as error:
+                if LOCKED in str(error):
+                    raise StoreUnavailableError(
+                        f"{self._setting}: {self._path} is locked by another process"
+                    ) from error
                 raise ConfigurationError(
                     f"{self._setting}: cannot open {self._path} ({error}); name a file in a folder you can write"
                 ) from error
@@ -125,12 +131,25 @@ class _Connection:
             Path(self._path).parent.mkdir(parents=True, exist_ok=True)
         raw = sqlite3.connect(self._path, timeout=self._timeout_s, isolation_level=None, check_same_thread=False)
         try:
-            raw.execute("PRAGMA journal_mode = WAL")
+            self._use_wal(raw)
             raw.execute(f"PRAGMA synchronous = {self._synchronous}")
         except sqlite3.Error:
             raw.close()
             raise
         return raw
+
+    def _use_wal(self, raw: sqlite3.Connection) -> None:
+        """SQLite's busy timeout does not cover this change when two processes open a new file at once."""
+        end = time.monotonic() + self._timeout_s
+        while True:
+            try:
+                raw.execute("PRAGMA journal_mode = WAL")
+            except sqlite3.OperationalError as error:
+                if LOCKED not in str(error) or time.monotonic() > end:
+                    raise
+                time.sleep(RETRY_LOCKED_S)
+            else:
+                return
 
 
 class _Worker:
