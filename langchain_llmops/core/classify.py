@@ -113,10 +113,9 @@ def classify(error: BaseException) -> Verdict:
 
 
 def _kind(error: BaseException, status: int | None) -> ErrorKind:
-    if getattr(error, "code", None) == "context_length_exceeded":
-        return ErrorKind.CONTEXT_OVERFLOW
-    if isinstance(error, ValueError) and str(error) == EMPTY_STREAM:
-        return ErrorKind.TRUNCATED
+    told = _by_word(error)
+    if told is not None:
+        return told
     for cls, kind in _KINDS:
         if isinstance(error, cls):
             return kind
@@ -129,6 +128,13 @@ def _kind(error: BaseException, status: int | None) -> ErrorKind:
         return ErrorKind.UNAVAILABLE if status >= _SERVER_ERROR else _STATUSES.get(status, ErrorKind.OTHER)
     # openai raises its bare base class for an error that arrives inside a stream
     return ErrorKind.UNAVAILABLE if type(error).__name__ == "APIError" else ErrorKind.OTHER
+
+
+def _by_word(error: BaseException) -> ErrorKind | None:
+    """What only a code or a text says, whatever the class."""
+    if getattr(error, "code", None) == "context_length_exceeded":
+        return ErrorKind.CONTEXT_OVERFLOW
+    return ErrorKind.TRUNCATED if isinstance(error, ValueError) and str(error) == EMPTY_STREAM else None
 
 
 def _is_hopeless(error: BaseException) -> bool:
