@@ -7,6 +7,7 @@ from urllib.request import getproxies
 
 import httpx
 from langchain.chat_models import init_chat_model
+from langchain_core.callbacks import BaseCallbackManager
 
 from langchain_llmops.core.concurrency import PerLoop
 from langchain_llmops.core.delegate import DelegatingChatModel
@@ -14,7 +15,10 @@ from langchain_llmops.core.errors import ConfigurationError
 from langchain_llmops.core.redaction import redact
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from langchain_core.caches import BaseCache
+    from langchain_core.callbacks import BaseCallbackHandler
     from langchain_core.language_models import BaseChatModel
 
 __all__ = ["HttpPool", "ModelFactory"]
@@ -64,9 +68,18 @@ class ModelFactory:
     Args:
         timeout_s: of one attempt.
         cache: the LLM cache of built models; False for none.
+        callbacks: of every managed model, so that a call without a config is recorded too (and once with one).
     """
 
-    def __init__(self, pool: HttpPool, *, timeout_s: float, cache: BaseCache | bool) -> None:
+    def __init__(
+        self,
+        pool: HttpPool,
+        *,
+        timeout_s: float,
+        cache: BaseCache | bool,
+        callbacks: Sequence[BaseCallbackHandler] = (),
+    ) -> None:
+        self._callbacks = list(callbacks)
         self._pool = pool
         self._timeout_s = timeout_s
         self._cache = cache
@@ -76,6 +89,8 @@ class ModelFactory:
         if not isinstance(model, str):
             return self._take_over(model)
         settings: dict[str, Any] = {"max_retries": 0, "timeout": self._timeout_s, "cache": self._cache}
+        if self._callbacks:
+            settings["callbacks"] = self._callbacks
         if model.startswith(("openai:", "gpt-", "o1", "o3", "o4")):
             settings |= {"stream_usage": True, **self._pool.options()}
         if not model.rpartition(":")[2]:
@@ -93,7 +108,9 @@ class ModelFactory:
         fields = {name: getattr(model, name) for name in model.model_fields_set if name not in CLIENTS}
         if fields.get("cache") is None:
             fields["cache"] = self._cache
+        if self._callbacks and not isinstance(fields.get("callbacks"), BaseCallbackManager):
+            fields["callbacks"] = [*(fields.get("callbacks") or []), *self._callbacks]
         if getattr(model, "max_retries", 0) == 0:
-            return model.model_copy(update={"cache": fields["cache"]})
+            return model.model_copy(update={name: fields[name] for name in ("cache", "callbacks") if name in fields})
         rebuilt: BaseChatModel = type(model)(**{**fields, "max_retries": 0})
         return rebuilt

@@ -12,6 +12,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
 from langchain_core.callbacks import CallbackManager
+from langchain_core.language_models import BaseChatModel
+from langchain_core.runnables import Runnable
 from langchain_core.tracers.context import _configure_hooks, register_configure_hook
 from langsmith.utils import tracing_is_enabled
 
@@ -49,8 +51,7 @@ if TYPE_CHECKING:
 
     from langchain.agents.middleware import AgentMiddleware
     from langchain_core.callbacks import BaseCallbackHandler
-    from langchain_core.language_models import BaseChatModel
-    from langchain_core.runnables import Runnable, RunnableConfig
+    from langchain_core.runnables import RunnableConfig
     from prometheus_client import CollectorRegistry
 
 __all__ = ["LLMOps"]
@@ -186,7 +187,9 @@ class LLMOps:
     def models(self) -> ModelFactory:
         """Builds managed chat models."""
         cache: TieredCache | bool = self.cache if self.settings.cache else False
-        return ModelFactory(self._pool, timeout_s=self.settings.request_timeout_s, cache=cache)
+        return ModelFactory(
+            self._pool, timeout_s=self.settings.request_timeout_s, cache=cache, callbacks=[self.handler]
+        )
 
     def router(
         self,
@@ -219,7 +222,16 @@ class LLMOps:
         return [RouterMiddleware()]
 
     def attach(self, runnable: Runnable[Any, Any]) -> Runnable[Any, Any]:
-        """A graph or chain that already exists, observed; safe together with `config()`."""
+        """A model, chain or graph that already exists, observed; safe together with `config()`.
+
+        A chat model is copied with the callbacks in it, so that they stay when tools or a schema are bound.
+        """
+        if not isinstance(runnable, Runnable):
+            raise TypeError(f"attach() takes a model, a chain or a graph, not {type(runnable).__name__}")
+        if isinstance(runnable, BaseChatModel):
+            present = runnable.callbacks if isinstance(runnable.callbacks, list) else []
+            added = [callback for callback in self.callbacks if callback not in present]
+            return runnable.model_copy(update={"callbacks": [*present, *added]})
         manager = CallbackManager(handlers=self.callbacks, inheritable_handlers=self.callbacks)
         return runnable.with_config(callbacks=manager)
 

@@ -29,6 +29,13 @@ app = typer.Typer(
 
 def main() -> None:
     """The console script: errors of ours are one line on stderr and exit code 2."""
+    try:
+        _run()
+    except KeyboardInterrupt:  # also while the commands are still being imported
+        _end("interrupted", INTERRUPTED)
+
+
+def _run() -> None:
     from langchain_llmops.cli.demo import demo  # noqa: PLC0415 - commands load what they need
     from langchain_llmops.cli.settings import settings  # noqa: PLC0415
     from langchain_llmops.cli.simulate import record, simulate  # noqa: PLC0415
@@ -42,7 +49,7 @@ def main() -> None:
         _end(redact(_one_line(str(error))), BAD_INPUT)
     except USAGE_ERROR as error:
         _end(_one_line(error.format_message()) + " (see llmops --help)", BAD_INPUT)
-    except (typer.Abort, KeyboardInterrupt):
+    except typer.Abort:
         _end("interrupted", INTERRUPTED)
     sys.exit(code or 0)
 

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from langchain_llmops.core.errors import ConfigurationError
+from langchain_llmops.core.redaction import redact
 from langchain_llmops.core.settings import Settings
 
 if TYPE_CHECKING:
@@ -25,12 +26,15 @@ if TYPE_CHECKING:
 
 __all__ = ["demo"]
 
+MADE = 60
+
 
 def demo(
     traffic: Annotated[Path | None, typer.Option(help="JSONL of your own messages or conversations.")] = None,
     replay: Annotated[Path | None, typer.Option(help="Answer from this recording: the same file as --traffic.")] = None,
-    conversations: Annotated[int, typer.Option(min=1, help="How many conversations to make.")] = 60,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first N conversations of --traffic.")] = None,
+    conversations: Annotated[
+        int | None, typer.Option(min=1, help="How many to make (60), or how many of a file to run (all).")
+    ] = None,
     concurrency: Annotated[int, typer.Option(min=1, max=256, help="Sessions at a time.")] = 8,
     seed: Annotated[int, typer.Option(help="Seed of traffic, latency and faults.")] = 7,
     faults: Annotated[float, typer.Option(min=0, max=1, help="Share of model requests that fail on purpose.")] = 0.0,
@@ -56,21 +60,23 @@ def demo(
     Example: llmops demo --conversations 100 --faults 0.1 --html report.html
     """
     _check_outputs(json_out, html_out)
-    chosen = _conversations(traffic, replay, conversations, seed)[:limit]
+    chosen = _conversations(traffic, replay, conversations, seed)
     if fresh:
         suffix = uuid4().hex[:8]
         for conversation in chosen:
             conversation.session = f"{conversation.session}@{suffix}"
     with ExitStack() as stack:
-        folder = state or Path(
-            stack.enter_context(tempfile.TemporaryDirectory(prefix="llmops-demo-", ignore_cleanup_errors=True))
-        )
+        said = Settings().model_fields_set  # what the environment sets is kept, unless an option says otherwise
+        if state is None and "state_dir" not in said:
+            scratch = tempfile.TemporaryDirectory(prefix="llmops-demo-", ignore_cleanup_errors=True)
+            state = Path(stack.enter_context(scratch))
+        own_scope = "session" if replay is not None and "cache_scope" not in said else None
         options: dict[str, Any] = {
-            "state_dir": folder,
+            "state_dir": state,
             "redis_url": redis,
             "postgres_url": postgres,
             "objects_url": objects,
-            "cache_scope": cache_scope or ("session" if replay else "shared"),
+            "cache_scope": cache_scope or own_scope,
             "cache_tool_calls": cache_tool_calls or None,
         }
         if not live:
@@ -78,7 +84,22 @@ def demo(
         settings = Settings(**{name: value for name, value in options.items() if value is not None})
         run = _demo(settings, chosen, replay=replay, faults=faults, seed=seed, concurrency=concurrency)
         report = _with_progress(run(speed=_speed(speed, replay), port=port, live=live), chosen)
+    print(report)  # noqa: T201 - the output of the command
     _write(report, json_out, html_out)
+    _judge(report)
+
+
+def _judge(report: Report) -> None:
+    """Say on stderr what a complete-looking report would hide; an exit code of 1 when nothing was answered."""
+    figures = report.as_dict()
+    console = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
+    if figures["interrupted"]:
+        console.print("llmops: interrupted; the report covers what was done until then")
+    for session, reason in list(figures["failed_conversations"].items())[:1]:
+        count = len(figures["failed_conversations"])
+        console.print(f"llmops: {count} conversations were given up; {session}: {redact(' '.join(reason.split()))}")
+    if figures["failed_conversations"] and not figures["turns"]:
+        raise typer.Exit(1)
 
 
 def _demo(settings: Settings, chosen: list[Conversation], **options: Any) -> Any:
@@ -93,11 +114,11 @@ def _speed(speed: float | None, replay: Path | None) -> float:
     return speed if speed is not None else (0.0 if replay else 1.0)
 
 
-def _conversations(traffic: Path | None, replay: Path | None, count: int, seed: int) -> list[Conversation]:
+def _conversations(traffic: Path | None, replay: Path | None, count: int | None, seed: int) -> list[Conversation]:
     from langchain_llmops.demo.traffic import made_traffic, read_traffic  # noqa: PLC0415 - after the options are checked
 
     if replay is None:
-        return read_traffic(traffic) if traffic is not None else made_traffic(count, seed)
+        return read_traffic(traffic)[:count] if traffic is not None else made_traffic(count or MADE, seed)
     if traffic is not None and traffic.resolve() != replay.resolve():
         raise ConfigurationError("--replay must be the same file as --traffic: it holds the answers to that traffic")
     recorded = read_traffic(replay)
@@ -106,14 +127,14 @@ def _conversations(traffic: Path | None, replay: Path | None, count: int, seed: 
         raise ConfigurationError(
             f"{replay}: session {bare!r} has no recorded answers; --replay needs whole conversations"
         )
-    return recorded
+    return recorded[:count]
 
 
 def _with_progress(run: Demo, chosen: list[Conversation]) -> Report:
     logging.getLogger("langchain_llmops").addHandler(logging.NullHandler())
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("turns", total=sum(len(conversation.turns) for conversation in chosen))
         return run.run(on_turn=lambda: progress.advance(task))
 
@@ -129,8 +150,11 @@ def _write(report: Report, json_out: Path | None, html_out: Path | None) -> None
         (json_out, json.dumps(report.as_dict(), indent=2, ensure_ascii=False) + "\n"),
         (html_out, report.page("llmops demo")),
     ):
-        if path is not None:
-            partial = path.with_name(f".{path.name}.partial")
+        if path is None:
+            continue
+        partial = path.with_name(f".{path.name}.partial")
+        try:
             partial.write_text(text, encoding="utf-8")
             partial.replace(path)
-    print(report)  # noqa: T201 - the output of the command
+        except OSError as error:
+            raise ConfigurationError(f"cannot write {path}: {error.strerror}") from error

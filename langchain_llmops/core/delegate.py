@@ -68,7 +68,10 @@ class DelegatingChatModel(BaseChatModel):
     def run_config(self, config: RunnableConfig | None, **metadata: Any) -> RunnableConfig:
         """The caller's config, or that of the running graph, with our own metadata, tags and callbacks added."""
         own: RunnableConfig = {"metadata": {**(self.metadata or {}), **metadata}, "tags": list(self.tags or [])}
-        if self.callbacks is not None:
+        if isinstance(self.callbacks, list):
+            # a manager, because merging one with the caller's list adds no handler twice
+            own["callbacks"] = CallbackManager(handlers=[*self.callbacks], inheritable_handlers=[*self.callbacks])
+        elif self.callbacks is not None:
             own["callbacks"] = self.callbacks
         return merge_configs(ensure_config(config), own)
 

@@ -101,6 +101,7 @@ class Demo:
         if simulator is not None:
             extra |= _provider_side(simulator, extra)
         extra["failed_conversations"] = runner.failed
+        extra["interrupted"] = runner.stopping
         extra["archived"] = await runner.archive()
         return await ops.areport(extra=extra)
 

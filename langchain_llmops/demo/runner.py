@@ -56,13 +56,13 @@ class TrafficRunner:
         self._replay = replay
         self._slots = asyncio.Semaphore(concurrency)
         self._on_turn = on_turn
-        self._stopping = False
+        self.stopping = False
         self.counts: Counter[str] = Counter()
         self.failed: dict[str, str] = {}
 
     def stop(self) -> None:
         """Begin no further turn."""
-        self._stopping = True
+        self.stopping = True
 
     async def run(self) -> None:
         """Every conversation to its end."""
@@ -102,7 +102,7 @@ class TrafficRunner:
             if answered and (await agent.aget_state(self._config(conversation))).next:
                 await self._turn(conversation, agent, None)
             for number in range(answered, goal):
-                if self._stopping or conversation.session in self.failed:
+                if self.stopping or conversation.session in self.failed:
                     return
                 message = conversation.turns[number % len(conversation.turns)]
                 await self._turn(conversation, agent, {"messages": [{"role": "user", "content": message}]})

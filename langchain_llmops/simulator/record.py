@@ -60,7 +60,7 @@ class Recorder:
     def __init__(self, path: str | Path, upstream: str, *, host: str = "127.0.0.1", port: int = 0) -> None:
         self._path = Path(path)
         self._upstream = _base_of(upstream)
-        self._book = Book(read_recordings(path) if self._path.exists() else ())
+        self._book = Book(read_recordings(path) if self._path.exists() and self._path.stat().st_size else ())
         self._http = HttpServer(self._handle, host, port)
         self._changed = asyncio.Event()
         self._stopping = asyncio.Event()

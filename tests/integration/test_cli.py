@@ -71,6 +71,25 @@ def test_traffic_of_ones_own_in_single_messages(tmp_path):
     assert (figures["conversations"], figures["turns"]) == (2, 3)
 
 
+def test_the_number_of_conversations_also_cuts_a_recording_short(tmp_path):
+    recording = shared_data("support/airline_gpt4o_conversations.jsonl.gz")
+    done = llmops("demo", "--replay", recording, "--conversations", 2, "--json", tmp_path / "o.json")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert json.loads((tmp_path / "o.json").read_text())["replay"]["recording_ends"] == 2
+
+
+def test_a_provider_that_never_answers_is_not_a_success(tmp_path):
+    done = llmops(
+        "demo", "--live", "--conversations", 1, OPENAI_API_KEY="k", OPENAI_BASE_URL="http://127.0.0.1:1/v1",
+        LLMOPS_MAX_ATTEMPTS="1", LLMOPS_STATE_DIR=str(tmp_path),
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "given up" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert (tmp_path / "ledger.db").exists()
+
+
 def test_ctrl_c_ends_cleanly_with_the_report_so_far(tmp_path):
     process = subprocess.Popen(
         [
@@ -95,6 +114,7 @@ def test_ctrl_c_ends_cleanly_with_the_report_so_far(tmp_path):
     out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
     assert "Traceback" not in err
+    assert "interrupted" in err
     assert "Traffic and money" in out
 
 

@@ -14,6 +14,7 @@ from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.tools import tool
 from langchain_core.tracers.langchain import wait_for_all_tracers
+from langchain_openai import ChatOpenAI
 from langsmith import Client
 from langsmith import utils as langsmith_utils
 
@@ -142,7 +143,7 @@ def test_attaching_and_configuring_trace_a_run_once(ops, recorder, simulator):
 def test_install_observes_runs_that_were_given_nothing_even_in_threads(ops, simulator):
     seen = []
     ops.bus.subscribe(seen.append)
-    model = ops.models.model("openai:gpt-4o-mini", base_url=simulator.base_url, api_key="simulated")
+    model = ChatOpenAI(model="gpt-4o-mini", base_url=simulator.base_url, api_key="simulated")
     ops.install()
     thread = threading.Thread(target=model.invoke, args=("in a thread",))
     thread.start()

@@ -13,6 +13,7 @@ from langchain.agents import create_agent
 from langchain_core.messages import HumanMessage
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.tools import tool
+from langchain_openai import ChatOpenAI
 from langgraph.graph import END, START, MessagesState, StateGraph
 from prometheus_client import generate_latest
 from pydantic import BaseModel
@@ -117,6 +118,33 @@ def test_an_attached_graph_records_once_also_with_config(ops, simulator):
     attached.invoke({"messages": [("user", "hi there")]})
     figures = ops.report().as_dict()
     assert (figures["model_calls"], figures["turns"]) == (2, 2)
+
+
+def test_an_attached_model_stays_observed_when_tools_or_a_schema_are_bound(ops, simulator):
+    model = ops.attach(ChatOpenAI(model="gpt-4o", base_url=simulator.base_url, api_key="simulated"))
+    model.bind_tools([lookup]).invoke("hi")
+    create_agent(model, [lookup]).invoke({"messages": [("user", "hi")]}, me(ops))
+    with running() as echo:
+        ops.attach(ChatOpenAI(model="gpt-4o", base_url=echo.base_url, api_key="k")).with_structured_output(City).invoke(
+            "B"
+        )
+    ops.attach(router(ops, simulator)).invoke("hi", me(ops))
+    assert ops.report().as_dict()["model_calls"] == 4
+
+
+def test_what_the_suite_built_is_recorded_also_without_a_config(ops, simulator):
+    router(ops, simulator).invoke("hi")
+    agent = create_agent(router(ops, simulator), [lookup], middleware=ops.middleware())
+    agent.invoke({"messages": [("user", "hello there")]})
+    ops.models.model(ChatOpenAI(model="gpt-4o", base_url=simulator.base_url, api_key="k")).invoke("hi")
+    figures = ops.report().as_dict()
+    assert figures["model_calls"] == 3
+    assert figures["cost_usd"] > 0
+
+
+def test_only_something_that_runs_can_be_attached(ops):
+    with pytest.raises(TypeError, match="takes a model, a chain or a graph"):
+        ops.attach("gpt-4o")
 
 
 def test_structured_output_survives_the_router_and_the_chain(ops, simulator):
