@@ -68,6 +68,10 @@ class Recorder:
         self._writer: asyncio.Task[None]
         if not self._path.parent.is_dir():
             raise SimulatorError(f"{path}: the folder {self._path.parent} does not exist; make it first")
+        try:  # paid answers must not be passed on that cannot be kept
+            tempfile.TemporaryFile(dir=self._path.parent).close()
+        except OSError as error:
+            raise SimulatorError(f"{path}: cannot be written: {error.strerror}; name a file elsewhere") from error
 
     @property
     def url(self) -> str:

@@ -198,6 +198,11 @@ def test_a_wrong_command_line_is_one_line_too(arguments, reason):
     assert reason in one_line(llmops(*arguments))
 
 
+def test_a_recording_that_could_not_be_kept_is_not_begun():
+    line = one_line(llmops("record", "/proc/recording.jsonl", "--upstream", "http://127.0.0.1:1/v1"))
+    assert "/proc/recording.jsonl: cannot be written" in line
+
+
 def test_the_wrong_recording_is_refused_before_anything_is_written(tmp_path):
     recording = shared_data("support/airline_gpt4o_conversations.jsonl.gz")
     other = tmp_path / "other.jsonl.gz"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from urllib.parse import quote
 
 import pytest
@@ -82,3 +84,20 @@ def test_what_holds_no_secret_stays_as_it_is(text) -> None:
 
 def test_a_url_that_cannot_be_parsed_is_masked_whole() -> None:
     assert redact_url(f"redis://[{CANARY}") == "redis://***"
+
+
+HOSTILE = ("://", "a://b", "token=", "sk-", "://a:b", "password", "a@", "?sig=", "https://", "x" * 10)
+
+
+def test_a_hostile_text_is_redacted_in_time_that_grows_with_its_length_only() -> None:
+    """Prompts and error texts come from outside; a pattern that looks back and forth would stop the event loop.
+
+    A child with a deadline: quadratic work on these texts takes hours.
+    """
+    code = (
+        "from langchain_llmops.core.redaction import redact, redact_url\n"
+        f"for part in {HOSTILE!r}:\n"
+        "    redact(part * (2_000_000 // len(part)))\n"
+        "    redact_url('redis://' + part * (2_000_000 // len(part)))\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
