@@ -154,6 +154,7 @@ class _AsyncPool(_Pool):
         # only what the driver does is typed: an error of the caller's block passes as it is
         try:
             yield connection
+            _refuse_aborted(connection)
         except BaseException as error:
             await lent.__aexit__(type(error), error, error.__traceback__)
             raise
@@ -206,6 +207,7 @@ class _BlockingPool(_Pool):
             connection = lent.__enter__()
         try:
             yield connection
+            _refuse_aborted(connection)
         except BaseException as error:
             lent.__exit__(type(error), error, error.__traceback__)
             raise
@@ -295,6 +297,12 @@ class _PostgresSql:
     async def now(self) -> float:
         """The database's clock, Unix seconds."""
         return float((await self.fetch("SELECT extract(epoch FROM clock_timestamp())"))[0][0])
+
+
+def _refuse_aborted(connection: Any) -> None:
+    """PostgreSQL answers COMMIT after a failed statement with a silent ROLLBACK; nobody may take that for success."""
+    if connection.info.transaction_status == psycopg.pq.TransactionStatus.INERROR:
+        raise StoreError("a statement of this transaction failed, so PostgreSQL stored none of it")
 
 
 @lru_cache(maxsize=512)

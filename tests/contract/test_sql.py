@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import multiprocessing
 import uuid
 
@@ -54,6 +55,23 @@ def test_a_transaction_that_raises_leaves_nothing(opened, things):
     with pytest.raises(LookupError):
         opened.run(work())
     assert names(opened, things) == []
+
+
+def test_a_caught_failure_never_loses_the_transaction_in_silence(opened, things):
+    """Either the rest is stored, or the end of the transaction says that it is not."""
+
+    async def work():
+        async with things.transaction() as transaction:
+            await transaction.execute(INSERT, ("a", b"", 0))
+            with contextlib.suppress(StoreError):
+                await transaction.execute(INSERT, (None, b"", 0))
+
+    try:
+        opened.run(work())
+    except StoreError:
+        assert names(opened, things) == []
+    else:
+        assert names(opened, things) == ["a"]
 
 
 def test_a_failing_row_takes_its_whole_batch_with_it(opened, things):

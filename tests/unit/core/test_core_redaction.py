@@ -92,12 +92,12 @@ HOSTILE = ("://", "a://b", "token=", "sk-", "://a:b", "password", "a@", "?sig=",
 def test_a_hostile_text_is_redacted_in_time_that_grows_with_its_length_only() -> None:
     """Prompts and error texts come from outside; a pattern that looks back and forth would stop the event loop.
 
-    A child with a deadline: quadratic work on these texts takes hours.
+    A child with a deadline: quadratic work on these texts takes many minutes.
     """
     code = (
         "from langchain_llmops.core.redaction import redact, redact_url\n"
         f"for part in {HOSTILE!r}:\n"
-        "    redact(part * (2_000_000 // len(part)))\n"
-        "    redact_url('redis://' + part * (2_000_000 // len(part)))\n"
+        "    redact(part * (500_000 // len(part)))\n"
+        "    redact_url('redis://' + part * (500_000 // len(part)))\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=20)
