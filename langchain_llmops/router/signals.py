@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["Signals", "read_signals"]
 
 _CODE: Final = re.compile(
-    r"```|\bdef \w+\(|\bclass \w+[:({]|\bimport \w+|\bfunction\s*\w*\(|=>|</\w+>|\bSELECT\b.+\bFROM\b"
+    r"```|\bdef \w+\(|\bclass \w+[:({]|\bimport \w+|\bfunction\s*\w*\(|=>|</\w+>|\bSELECT\b[^\n]{1,200}?\bFROM\b"
     r"|\bTraceback\b|[;{]\s*$",
     re.MULTILINE,
 )

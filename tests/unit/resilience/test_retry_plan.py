@@ -55,11 +55,15 @@ def test_a_pause_is_capped() -> None:
     assert policy(max_attempts=30).pause_s(20, verdict()) == 5.0
 
 
-@given(st.integers(1, 10**5), st.floats(0, 1), st.none() | st.floats(0, 100))
+@given(st.integers(1, 10**5), st.floats(0, 1), st.none() | st.floats(0, 60))
 def test_no_pause_is_below_the_wish_or_above_both_bounds(attempt, draw, wish) -> None:
     pause = policy(draw, max_attempts=10**6).pause_s(attempt, verdict(after=wish))
     assert pause is not None
     assert (wish or 0.0) <= pause <= max(5.0, wish or 0.0)
+
+
+def test_a_provider_that_wants_to_be_left_for_a_day_is_left_for_the_next_rung() -> None:
+    assert policy().pause_s(1, verdict(after=86_400.0)) is None
 
 
 @pytest.mark.parametrize("options", [{"max_attempts": 0}, {"base_s": -1.0}, {"base_s": 6.0}, {"max_s": 0.5}])
