@@ -316,6 +316,8 @@ def _check(url: str, setting: str) -> None:
         usable = bool(urlsplit(url).port or True)
     except (psycopg.ProgrammingError, ValueError):
         usable = False
+    if urlsplit(url).netloc.count("@") > 1:
+        raise ConfigurationError(f"{setting}: the password holds an @; write it as %40 in the URL")
     if not usable:
         raise ConfigurationError(
             f"{setting}: {redact_url(url)} is no PostgreSQL URL; it must look like postgresql://user:password@host/db"
