@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from contextlib import contextmanager
 from datetime import timedelta
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
 __all__ = ["ObjectStore", "memory_objects", "open_objects"]
 
 SAFE: Final = "!'()*-._~=+,@$&;: "
-AUTH_WORDS: Final = ("403", "401", "Forbidden", "SignatureDoesNotMatch", "InvalidAccessKeyId", "AccessDenied")
+# a status as a word of its own: a port may hold the same digits
+AUTH_WORDS: Final = re.compile(r"\b40[13]\b|Forbidden|SignatureDoesNotMatch|InvalidAccessKeyId|AccessDenied")
 ABSENT_BUCKET: Final = "NoSuchBucket"
 
 
@@ -133,7 +135,7 @@ class _Objects:
         text = str(error)
         if ABSENT_BUCKET in text:
             self._no_bucket()
-        if any(word in text for word in AUTH_WORDS):
+        if AUTH_WORDS.search(text):
             raise StoreAuthError(
                 f"{self._setting}: the object store refused access; check the keys and the bucket"
             ) from _safe(error)
