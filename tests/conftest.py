@@ -54,17 +54,16 @@ def moto_url():
 
 @pytest.fixture
 def postgres_url(postgres_cluster_url):
-    """A database of the test's own."""
+    """A schema of the test's own, a hundred times cheaper than a database of its own."""
     import psycopg
 
     name = f"llmops_{uuid.uuid4().hex[:12]}"
     with psycopg.connect(postgres_cluster_url, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}")
-    head, _, tail = postgres_cluster_url.rpartition("/")
-    query = "?" + tail.partition("?")[2] if "?" in tail else ""
-    yield f"{head}/{name}{query}"
-    with psycopg.connect(postgres_cluster_url, autocommit=True) as connection:
-        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+        connection.execute(f"CREATE SCHEMA {name}")
+    joint = "&" if "?" in postgres_cluster_url else "?"
+    yield f"{postgres_cluster_url}{joint}options=-csearch_path%3D{name}"
+    with psycopg.connect(postgres_cluster_url, autocommit=True, options="-clock_timeout=10s") as connection:
+        connection.execute(f"DROP SCHEMA {name} CASCADE")
 
 
 @pytest.fixture

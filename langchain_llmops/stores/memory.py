@@ -1,111 +1,127 @@
-"""Everything in this process: the reference meaning of every capability, and the double for tests."""
+"""Everything in this process: the reference meaning of every capability, and a double for tests."""
 
 from __future__ import annotations
 
+import heapq
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+from langchain_llmops.stores.keys import added, milliseconds
 from langchain_llmops.stores.objects import memory_objects
+from langchain_llmops.stores.opened import OpenedStore
 from langchain_llmops.stores.sqlite import IN_MEMORY, SqliteStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from langchain_llmops.stores.base import KeyValue, Objects, Sql
-
 __all__ = ["MemoryKeyValue", "MemoryStore"]
+
+SWEEP_ROWS: Final = 2  # for every write, so that they never pile up
 
 
 class MemoryKeyValue:
-    """A `KeyValue` in a dictionary; `clock` gives seconds."""
+    """A `KeyValue` in a dictionary, for async and blocking callers alike; `clock` gives seconds.
+
+    Expired items are invisible at once and are removed, some at a time, as others are written.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._items: dict[str, tuple[bytes, float | None]] = {}
-        self._lock = threading.RLock()
+        self._lock = threading.Lock()
+        self._due: list[tuple[float, str]] = []
 
     async def get(self, key: str) -> bytes | None:
         """The value, or None."""
         with self._lock:
-            found = self._items.get(key)
-            if found is not None and found[1] is not None and found[1] <= self._clock():
-                found = self._items.pop(key, None) and None
-            return None if found is None else found[0]
+            return self._get(key)
 
     async def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
         """Values in the order of the keys."""
-        return [await self.get(key) for key in keys]
+        with self._lock:
+            return [self._get(key) for key in keys]
 
     async def set(self, key: str, value: bytes, ttl_s: float | None = None) -> None:
         """Store one value."""
-        with self._lock:
-            self._items[key] = (bytes(value), None if ttl_s is None else self._clock() + ttl_s)
+        await self.set_many({key: value}, ttl_s)
 
     async def set_many(self, items: Mapping[str, bytes], ttl_s: float | None = None) -> None:
         """Store values."""
-        for key, value in items.items():
-            await self.set(key, value, ttl_s)
+        until = self._until(ttl_s)
+        with self._lock:
+            for key, value in items.items():
+                self._put(key, value, until)
 
     async def add(self, key: str, value: bytes, ttl_s: float | None = None) -> bool:
         """Store a value only if there is none."""
+        until = self._until(ttl_s)
         with self._lock:
-            if await self.get(key) is not None:
+            if self._get(key) is not None:
                 return False
-            await self.set(key, value, ttl_s)
+            self._put(key, value, until)
             return True
 
     async def increment(self, key: str, by: int = 1, ttl_s: float | None = None) -> int:
-        """Add to a counter."""
+        """Add to a counter; an expired one begins anew."""
+        until = self._until(ttl_s)
         with self._lock:
-            old = await self.get(key)
-            total = int(old or 0) + by
-            if old is None:
-                await self.set(key, str(total).encode(), ttl_s)
-            else:
-                self._items[key] = (str(total).encode(), self._items[key][1])
+            old = self._get(key)
+            total = added(old, by)
+            self._put(key, str(total).encode(), until if old is None else self._items[key][1])
             return total
 
     async def delete(self, *keys: str) -> int:
         """Remove keys; how many there were."""
         with self._lock:
-            present = [key for key in keys if await self.get(key) is not None]
+            present = {key for key in keys if self._get(key) is not None}
             for key in present:
-                self._items.pop(key, None)
+                del self._items[key]
             return len(present)
 
+    def _until(self, ttl_s: float | None) -> float | None:
+        return None if ttl_s is None else self._clock() + milliseconds(ttl_s) / 1000
 
-class MemoryStore:
-    """Keys and values, a SQLite database and objects, all in memory and gone with the process."""
+    def _get(self, key: str) -> bytes | None:
+        value, until = self._items.get(key, (None, None))
+        return value if until is None or until > self._clock() else None
 
-    def __init__(self, *, setting: str, blocking: bool = False, clock: Callable[[], float] = time.monotonic) -> None:
-        self.url = "memory://"
-        self._kv = MemoryKeyValue(clock)
-        self._database = SqliteStore(IN_MEMORY, setting=setting, blocking=blocking)
-        self._objects = memory_objects(blocking=blocking)
+    def _put(self, key: str, value: bytes, until: float | None) -> None:
+        self._items[key] = (bytes(value), until)
+        if until is not None:
+            heapq.heappush(self._due, (until, key))
+        self._sweep()
 
-    def __repr__(self) -> str:
-        return "MemoryStore()"
+    def _sweep(self) -> None:
+        for _ in range(SWEEP_ROWS):
+            if not self._due or self._due[0][0] > self._clock():
+                return
+            until, key = heapq.heappop(self._due)
+            if self._items.get(key, (b"", None))[1] == until:
+                del self._items[key]
 
-    @property
-    def kv(self) -> KeyValue:
-        """A dictionary."""
-        return self._kv
 
-    @property
-    def sql(self) -> Sql:
-        """SQLite in memory."""
-        return self._database.sql
+class MemoryStore(OpenedStore):
+    """Keys and values, a SQLite database and objects, all in memory and gone with the process.
 
-    @property
-    def objects(self) -> Objects:
-        """Objects in memory."""
-        return self._objects
+    Its `kv` serves both colours at once; a forked child goes on with copies of `kv` and `sql`.
+    """
 
-    async def ping(self) -> float:
-        """Always there."""
-        return 0.0
-
-    async def aclose(self) -> None:
-        """Forget the database."""
-        await self._database.aclose()
+    def __init__(
+        self,
+        *,
+        setting: str = "url",
+        blocking: bool = False,
+        timeout_s: float = 5.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        database = SqliteStore(IN_MEMORY, setting=setting, blocking=blocking, timeout_s=timeout_s)
+        super().__init__(
+            "memory://",
+            setting,
+            reach=database.ping,
+            close=database.aclose,
+            kv=MemoryKeyValue(clock),
+            sql=database.sql,
+            objects=memory_objects(setting=setting, blocking=blocking),
+        )

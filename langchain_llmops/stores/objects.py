@@ -1,14 +1,13 @@
-"""Whole objects on disk, S3, Google Cloud Storage, Azure or in memory, by obstore."""
+"""Whole objects in a folder, on S3, Google Cloud Storage, Azure or in memory, by obstore."""
 
 from __future__ import annotations
 
-import re
-import time
-from contextlib import contextmanager
+import asyncio
+import os
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NoReturn
-from urllib.parse import parse_qsl, quote, unquote, urlsplit
+from typing import TYPE_CHECKING, Any, ClassVar, Final
+from urllib.parse import quote, unquote
 
 import obstore
 from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
@@ -16,204 +15,240 @@ from obstore.store import LocalStore
 from obstore.store import MemoryStore as RawMemoryStore
 
 from langchain_llmops.core.errors import ConfigurationError, StoreAuthError, StoreError, StoreUnavailableError
-from langchain_llmops.core.redaction import redact, redact_url
+from langchain_llmops.stores.clients import settled
+from langchain_llmops.stores.opened import OpenedStore
+from langchain_llmops.stores.place import Place, StoreUrl
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Callable
+    from contextlib import AbstractContextManager
 
-    from langchain_llmops.stores.base import KeyValue, Objects, Sql
+    from langchain_llmops.stores.base import Objects
 
 __all__ = ["ObjectStore", "memory_objects", "open_objects"]
 
-SAFE: Final = "!'()*-._~=+,@$&;: "
-# a status as a word of its own: a port may hold the same digits
-AUTH_WORDS: Final = re.compile(r"\b40[13]\b|Forbidden|SignatureDoesNotMatch|InvalidAccessKeyId|AccessDenied")
-ABSENT_BUCKET: Final = "NoSuchBucket"
+NAMES: Final = {"s3": "S3", "gs": "Google Cloud Storage", "az": "Azure Blob Storage"}
+EXAMPLES: Final = {
+    "file": "file:///absolute/folder",
+    "s3": "s3://bucket/prefix?region=us-east-1",
+    "gs": "gs://bucket/prefix",
+    "az": "az://container/prefix?account_name=name",
+}
+SAFE: Final = "!'()*-._~=+,@$&; "  # survive every store as they are; the rest is percent-encoded
+PROBE: Final = "llmops-ping"
+PAGE_OBJECTS: Final = 1000
+MAX_RETRIES: Final = 2
+TRANSFER_S: Final = 60.0  # of one request with its body
+# the last: nobody gave keys, so the driver asked the machine's own metadata service for some
+AUTH_WORDS: Final = (" 401 ", " 403 ", "AccessDenied", "SignatureDoesNotMatch", "InvalidAccessKeyId", "169.254.169.254")
+ABSENT_WORDS: Final = ("NoSuchBucket", "ContainerNotFound", "The specified bucket does not exist")
+TRUE: Final = ("1", "true", "yes", "on")
 
 
-class ObjectStore:
+class ObjectStore(OpenedStore):
     """The `Objects` of one bucket (and prefix) or folder."""
 
-    def __init__(self, url: str, objects: _Objects) -> None:
-        self.url = url
-        self._objects = objects
+    def __init__(self, url: str, place: Place, objects: _Objects) -> None:
+        super().__init__(url, place.setting, reach=objects.reach, close=objects.aclose, objects=objects)
 
-    def __repr__(self) -> str:
-        return f"ObjectStore({self.url!r})"
 
-    @property
-    def objects(self) -> Objects:
-        """The bucket."""
-        return self._objects
+class _Objects:
+    """Paths are `/`-separated segments of any text, percent-encoded where a store could mangle them.
 
-    @property
-    def kv(self) -> KeyValue:
-        """Not here."""
-        raise ConfigurationError(f"{_scheme(self.url)}:// keeps objects only; use redis://, sqlite:// or postgresql://")
+    Args:
+        connect: makes obstore's store; called on first use.
+        folder: where the objects are files; what is put is then flushed to the disk.
+    """
 
-    @property
-    def sql(self) -> Sql:
-        """Not here."""
-        raise ConfigurationError(f"{_scheme(self.url)}:// keeps objects only; use sqlite:// or postgresql://")
+    # obstore's threads do not survive a fork, and a call that needs them would wait for ever
+    process: ClassVar[int | None] = None
 
-    async def ping(self) -> float:
-        """Write and delete a small object; seconds."""
-        began = time.perf_counter()
-        await self._objects.put("llmops-ping", b"ping")
-        await self._objects.delete("llmops-ping")
-        return time.perf_counter() - began
+    def __init__(self, connect: Callable[[], Any], place: Place, *, blocking: bool, folder: Path | None = None) -> None:
+        self._connect = connect
+        self._place = place
+        self._blocking = blocking
+        self._folder = folder
+        self._raw: Any = None
+
+    async def put(self, path: str, data: bytes) -> None:
+        """Write a whole object; a reader sees all of it or none."""
+        name = _encoded(path)
+        with self._typed():
+            await self._call("put", name, data)
+            if self._folder is not None:
+                await self._flush(self._folder / name)
+
+    async def get(self, path: str) -> bytes | None:
+        """Read a whole object; None when there is none."""
+        name = _encoded(path)
+        with self._typed():
+            try:
+                found = await self._call("get", name)
+            except FileNotFoundError as error:
+                if _mentions(error, ABSENT_WORDS):
+                    raise
+                return None
+            return bytes(await settled(found.bytes() if self._blocking else found.bytes_async()))
+
+    async def delete(self, *paths: str) -> None:
+        """Remove objects, present or not."""
+        names = [_encoded(path) for path in paths]
+        with self._typed():
+            try:
+                if names:
+                    await self._call("delete", names)
+            except FileNotFoundError:
+                for name in names:
+                    await self._delete_one(name)
+
+    async def list(self, prefix: str) -> AsyncIterator[tuple[str, int]]:
+        """Paths and sizes below a prefix of whole segments, which is no object itself; the empty prefix lists all."""
+        name = _encoded(prefix) if prefix else None
+        with self._typed():
+            pages = obstore.list(self._opened(), name, chunk_size=PAGE_OBJECTS)
+        while True:
+            with self._typed():
+                page: Any = next(pages, None) if self._blocking else await anext(pages, None)
+            if page is None:
+                return
+            for entry in page:
+                yield unquote(entry["path"], errors="surrogateescape"), int(entry["size"])
+
+    async def reach(self) -> None:
+        """Write and delete a small object."""
+        await self.put(PROBE, b"")
+        await self.delete(PROBE)
 
     async def aclose(self) -> None:
         """Connections close by themselves when idle."""
 
-
-class _Objects:
-    """Paths are `/`-separated segments of any text; what a store could mangle is percent-encoded in it."""
-
-    def __init__(self, raw: Any, *, setting: str, blocking: bool) -> None:
-        self._raw = raw
-        self._setting = setting
-        self._blocking = blocking
-
-    async def put(self, path: str, data: bytes) -> None:
-        """Write a whole object."""
-        with self._typed():
-            if self._blocking:
-                obstore.put(self._raw, _encoded(path), data)
-            else:
-                await obstore.put_async(self._raw, _encoded(path), data)
-
-    async def get(self, path: str) -> bytes | None:
-        """Read a whole object; None when there is none."""
+    async def _delete_one(self, name: str) -> None:
         try:
-            with self._typed():
-                if self._blocking:
-                    return bytes(obstore.get(self._raw, _encoded(path)).bytes())
-                return bytes(await (await obstore.get_async(self._raw, _encoded(path))).bytes_async())
-        except FileNotFoundError:
-            return None
-
-    async def delete(self, *paths: str) -> None:
-        """Remove objects, present or not."""
-        for path in paths:
-            try:
-                with self._typed():
-                    if self._blocking:
-                        obstore.delete(self._raw, _encoded(path))
-                    else:
-                        await obstore.delete_async(self._raw, _encoded(path))
-            except FileNotFoundError:
-                continue
-
-    async def list(self, prefix: str) -> AsyncIterator[tuple[str, int]]:
-        """Paths and sizes below a prefix of whole segments; the empty prefix lists everything."""
-        pages = obstore.list(self._raw, _encoded(prefix) if prefix else None, chunk_size=1000)
-        while True:
-            with self._typed():
-                page: Any = _next(pages) if self._blocking else await _anext(pages)
-            if page is None:
-                return
-            for entry in page:
-                yield unquote(entry["path"]), int(entry["size"])
-
-    @contextmanager
-    def _typed(self) -> Iterator[None]:
-        try:
-            yield
+            await self._call("delete", name)
         except FileNotFoundError as error:
-            if ABSENT_BUCKET in str(error):
-                self._no_bucket()
-            raise
-        except (PermissionDeniedError, UnauthenticatedError, PermissionError) as error:
-            raise StoreAuthError(
-                f"{self._setting}: the object store refused access; check the keys and the bucket"
-            ) from _safe(error)
-        except (BaseError, OSError) as error:
-            self._raise(error)
+            if _mentions(error, ABSENT_WORDS):
+                raise
 
-    def _raise(self, error: Exception) -> NoReturn:
-        text = str(error)
-        if ABSENT_BUCKET in text:
-            self._no_bucket()
-        if AUTH_WORDS.search(text):
-            raise StoreAuthError(
-                f"{self._setting}: the object store refused access; check the keys and the bucket"
-            ) from _safe(error)
-        first = redact(" ".join(text.split())[:200])
-        raise StoreUnavailableError(f"{self._setting}: the object store failed: {first}") from _safe(error)
+    async def _call(self, verb: str, *parts: Any) -> Any:
+        function = getattr(obstore, verb if self._blocking else f"{verb}_async")
+        return await settled(function(self._opened(), *parts))
 
-    def _no_bucket(self) -> NoReturn:
-        raise ConfigurationError(f"{self._setting}: the bucket does not exist; create it or name another")
+    def _opened(self) -> Any:
+        if _Objects.process not in (None, os.getpid()):
+            text = "an object store cannot be used on both sides of a fork; use it in the children only, or spawn them"
+            raise self._place.fault(StoreError, text)
+        _Objects.process = os.getpid()
+        if self._raw is None:
+            self._raw = self._connect()
+        return self._raw
+
+    async def _flush(self, file: Path) -> None:
+        if self._blocking:
+            _to_disk(file)
+        else:
+            await asyncio.to_thread(_to_disk, file)
+
+    def _typed(self) -> AbstractContextManager[None]:
+        return self._place.typed((BaseError, OSError, ValueError), self._translated)
+
+    def _translated(self, error: Exception) -> Exception:
+        place = self._place
+        if self._folder is not None:
+            reason = getattr(error, "strerror", None) or _os_words(str(error)) or place.reason(error)
+            text = f"cannot use the folder {place.where} ({reason}); name one you can write"
+            return place.fault(ConfigurationError, text, error)
+        if _mentions(error, ABSENT_WORDS):
+            text = f"{place.what} at {place.where}: the bucket does not exist; create it or name another"
+            return place.fault(ConfigurationError, text, error)
+        if isinstance(error, PermissionDeniedError | UnauthenticatedError) or _mentions(error, AUTH_WORDS):
+            text = f"{place.what} at {place.where} refused access; check the keys and what they may do"
+            return place.fault(StoreAuthError, text, error)
+        reason = _short(place.reason(error))
+        text = f"{place.what} at {place.where} cannot be reached ({reason}); start it or correct the URL"
+        return place.fault(StoreUnavailableError, text, error)
 
 
-def open_objects(url: str, *, setting: str, blocking: bool, timeout_s: float) -> ObjectStore:
+def open_objects(url: str, *, setting: str = "url", blocking: bool = False, timeout_s: float = 5.0) -> ObjectStore:
     """A store for `file:///folder`, `s3://bucket/prefix?endpoint=…`, `gs://…` or `az://…`.
 
     Query parameters go to obstore's configuration (`endpoint`, `region`, `access_key_id`, `secret_access_key`,
     `allow_http`, …); what is not given comes from the provider's usual environment variables.
     """
-    parts = urlsplit(url)
-    if parts.scheme == "file":
-        return ObjectStore(url, _Objects(_folder(unquote(parts.path), setting), setting=setting, blocking=blocking))
-    if not parts.netloc:
-        raise ConfigurationError(f"{setting}: {parts.scheme}:// needs a bucket, as in {parts.scheme}://bucket/prefix")
-    raw = _cloud(url, setting, timeout_s)
-    return ObjectStore(redact_url(url), _Objects(raw, setting=setting, blocking=blocking))
+    scheme = url.partition("://")[0].lower()
+    parsed = StoreUrl.parse(url, setting, EXAMPLES[scheme]) if scheme != "file" else None
+    if parsed is None:
+        folder = Path(unquote(url.partition("://")[2]))
+        place = Place(setting, "file", str(folder))
+        if not folder.is_absolute():
+            raise place.fault(ConfigurationError, f"{url} names no folder; it must look like {EXAMPLES['file']}")
+        objects = _Objects(lambda: _local(folder), place, blocking=blocking, folder=folder)
+        return ObjectStore(url, place, objects)
+    place = Place(setting, NAMES[scheme], f"{scheme}://{parsed.authority}", parsed.secrets)
+    raw = _cloud(parsed, place, timeout_s)
+    return ObjectStore(parsed.shown, place, _Objects(lambda: raw, place, blocking=blocking))
 
 
-def memory_objects(*, blocking: bool) -> Objects:
+def memory_objects(*, setting: str = "url", blocking: bool = False) -> Objects:
     """Objects in memory."""
-    return _Objects(RawMemoryStore(), setting="url", blocking=blocking)
+    raw = RawMemoryStore()
+    return _Objects(lambda: raw, Place(setting, "memory", "memory"), blocking=blocking)
 
 
-def _cloud(url: str, setting: str, timeout_s: float) -> Any:
-    parts = urlsplit(url)
-    config: Any = dict(parse_qsl(parts.query, keep_blank_values=True))
-    client: Any = {"timeout": f"{timeout_s}s", "connect_timeout": f"{timeout_s}s"}
-    if config.pop("allow_http", "").lower() in ("1", "true", "yes") or config.get("endpoint", "").startswith("http://"):
+def _cloud(url: StoreUrl, place: Place, timeout_s: float) -> Any:
+    example = EXAMPLES[url.scheme]
+    if not url.authority or url.user or url.password is not None:
+        text = f"{url.scheme}:// needs a bucket, as in {example}; keys are options or come from the environment"
+        raise place.fault(ConfigurationError, text)
+    config: Any = dict(url.options)
+    client: Any = {"timeout": _duration(max(timeout_s, TRANSFER_S)), "connect_timeout": _duration(timeout_s)}
+    if config.pop("allow_http", "").lower() in TRUE or config.get("endpoint", "").startswith("http://"):
         client["allow_http"] = True
-    retry: Any = {"max_retries": 2, "retry_timeout": timedelta(seconds=timeout_s)}
+    retry: Any = {"max_retries": MAX_RETRIES, "retry_timeout": _duration(timeout_s)}
+    bucket = f"{url.scheme}://{url.authority}{quote(url.path)}"
     try:
-        return obstore.store.from_url(
-            f"{parts.scheme}://{parts.netloc}{parts.path}",
-            config=config or None,
-            client_options=client,
-            retry_config=retry,
-        )
+        return obstore.store.from_url(bucket, config=config, client_options=client, retry_config=retry)
     except (BaseError, ValueError, TypeError) as error:
-        first = redact(" ".join(str(error).split())[:200])
-        raise ConfigurationError(f"{setting}: cannot use {redact_url(url)}: {first}") from _safe(error)
+        text = f"cannot use the {url.scheme}:// URL: {_short(place.reason(error))}; as in {example}"
+        fault = place.fault(ConfigurationError, text, error)
+    raise fault
 
 
-def _folder(path: str, setting: str) -> LocalStore:
-    try:
-        Path(path).mkdir(parents=True, exist_ok=True)
-        return LocalStore(path, automatic_cleanup=False)
-    except (OSError, BaseError) as error:
-        raise ConfigurationError(
-            f"{setting}: cannot use folder {path} ({getattr(error, 'strerror', None) or error}); name one you can write"
-        ) from error
+def _duration(seconds: float) -> timedelta:
+    return timedelta(seconds=seconds)
+
+
+def _local(folder: Path) -> LocalStore:
+    return LocalStore(folder, mkdir=True)
+
+
+def _to_disk(file: Path) -> None:
+    """The file and its entry in the folder: a rename alone may be lost in a power cut."""
+    for path in (file, file.parent):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _encoded(path: str) -> str:
     segments = path.split("/")
-    if not path or any(segment in ("", ".", "..") for segment in segments):
+    if any(segment in ("", ".", "..") for segment in segments):
         raise StoreError(f"an object's path must be segments without empty, '.' or '..' ones, not {path[:80]!r}")
-    return "/".join(quote(segment, safe=SAFE) for segment in segments)
+    return "/".join(quote(segment, safe=SAFE, errors="surrogatepass") for segment in segments)
 
 
-def _next(pages: Any) -> Any:
-    return next(iter(pages), None)
+def _mentions(error: Exception, words: tuple[str, ...]) -> bool:
+    text = str(error)
+    return any(word in text for word in words)
 
 
-async def _anext(pages: Any) -> Any:
-    return await anext(aiter(pages), None)
+def _os_words(text: str) -> str:
+    """From a driver's text, what the system said: "… (os error 13)"."""
+    head, found, _ = text.partition(" (os error ")
+    return head.rpartition(": ")[2] if found else ""
 
 
-def _safe(error: Exception) -> Exception | None:
-    """The driver's error as a cause, unless its text could carry a secret."""
-    return error if redact(str(error)) == str(error) else None
-
-
-def _scheme(url: str) -> str:
-    return urlsplit(url).scheme
+def _short(reason: str) -> str:
+    """Without the structures that obstore prints after its words."""
+    return reason.partition(" Debug source")[0]

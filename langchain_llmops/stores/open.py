@@ -2,60 +2,57 @@
 
 from __future__ import annotations
 
-import time
-from typing import TYPE_CHECKING
-from urllib.parse import parse_qsl, unquote, urlsplit
+from typing import TYPE_CHECKING, Final
+from urllib.parse import parse_qsl, unquote
 
 from langchain_llmops.core.errors import ConfigurationError, MissingExtraError
-from langchain_llmops.core.redaction import redact_url
 
 if TYPE_CHECKING:
     from langchain_llmops.stores.base import Store
 
 __all__ = ["open_url"]
 
-KNOWN = (
+KNOWN: Final = (
     "memory://, sqlite:///path, redis://, rediss://, redis+cluster://, postgresql://, file:///path, s3://, gs://, az://"
 )
 
 
-def open_url(url: str, *, setting: str, blocking: bool, timeout_s: float) -> Store:
+def open_url(url: str, *, setting: str = "url", blocking: bool = False, timeout_s: float = 5.0) -> Store:
     """Open a store; see `stores.base.open_store`."""
-    try:
-        scheme = urlsplit(url).scheme.lower()
-    except ValueError as error:
-        raise ConfigurationError(f"{setting}: {redact_url(url)} is not a URL; use one of {KNOWN}") from error
+    scheme, separator, _ = url.strip().partition("://")
     # each driver is imported by who asks for it, so that nobody pays for one that is not used
-    match scheme:
+    match scheme.lower() if separator else "":
         case "memory":
             from langchain_llmops.stores.memory import MemoryStore  # noqa: PLC0415
 
-            return MemoryStore(setting=setting, blocking=blocking, clock=time.monotonic)
+            return MemoryStore(setting=setting, blocking=blocking, timeout_s=timeout_s)
         case "sqlite":
-            return _sqlite(url, setting, blocking=blocking, timeout_s=timeout_s)
-        case "redis" | "rediss" | "redis+cluster":
+            return _sqlite(url.strip(), setting, blocking=blocking, timeout_s=timeout_s)
+        case "redis" | "rediss" | "redis+cluster" | "rediss+cluster":
             from langchain_llmops.stores.redis import RedisStore  # noqa: PLC0415
 
-            return RedisStore(url, setting=setting, blocking=blocking, timeout_s=timeout_s)
+            return RedisStore(url.strip(), setting=setting, blocking=blocking, timeout_s=timeout_s)
         case "postgresql" | "postgres":
-            return _postgres(url, setting, blocking=blocking, timeout_s=timeout_s)
+            return _postgres(url.strip(), setting, blocking=blocking, timeout_s=timeout_s)
         case "file" | "s3" | "gs" | "az":
             from langchain_llmops.stores.objects import open_objects  # noqa: PLC0415
 
-            return open_objects(url, setting=setting, blocking=blocking, timeout_s=timeout_s)
-    raise ConfigurationError(f"{setting}: {redact_url(url)[:80]!r} names no store we know; use one of {KNOWN}")
+            return open_objects(url.strip(), setting=setting, blocking=blocking, timeout_s=timeout_s)
+    shown = f"{scheme[:40]}://" if separator and "@" not in scheme else "this"
+    raise ConfigurationError(f"{setting}: {shown} is no store we know; use one of {KNOWN}")
 
 
 def _sqlite(url: str, setting: str, *, blocking: bool, timeout_s: float) -> Store:
-    from langchain_llmops.stores.sqlite import SqliteStore  # noqa: PLC0415 - as above
+    from langchain_llmops.stores.sqlite import IN_MEMORY, SqliteStore  # noqa: PLC0415 - as above
 
-    parts = urlsplit(url)
-    path = unquote(parts.path[1:])
-    options = dict(parse_qsl(parts.query))
-    synchronous = options.pop("synchronous", "full")
-    if parts.netloc or not path or options:
+    location, _, query = url.partition("://")[2].partition("?")
+    path = unquote(location.removeprefix("/"))
+    options = dict(parse_qsl(query, keep_blank_values=True))
+    synchronous = options.pop("synchronous", "full").lower()
+    if not location.startswith("/") or path in ("", IN_MEMORY) or path.endswith("/") or options or "\x00" in path:
         raise ConfigurationError(
-            f"{setting}: {url} is no SQLite URL; it must look like sqlite:///file.db, or sqlite:////absolute/file.db"
+            f"{setting}: {url} names no SQLite file; it must look like sqlite:///file.db or sqlite:////absolute/file.db,"
+            " with ?synchronous=normal at most; for memory use memory://"
         )
     return SqliteStore(path, setting=setting, blocking=blocking, timeout_s=timeout_s, synchronous=synchronous)
 

@@ -1,292 +1,297 @@
-"""PostgreSQL by psycopg: pooled connections, `?` placeholders, typed errors."""
+"""PostgreSQL by psycopg: kept connections, `?` placeholders, typed errors."""
 
 from __future__ import annotations
 
 import asyncio
-import os
+import math
+import re
+import selectors
 import threading
-import time
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final, NoReturn
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import psycopg
+from psycopg.adapt import AdaptersMap, Dumper
 from psycopg.conninfo import conninfo_to_dict
-from psycopg_pool import AsyncConnectionPool, ConnectionPool, PoolTimeout
+from psycopg.pq import TransactionStatus
+from psycopg.types.string import TextLoader
 
-from langchain_llmops.core.concurrency import PerLoop
-from langchain_llmops.core.errors import ConfigurationError, StoreAuthError, StoreError, StoreUnavailableError
-from langchain_llmops.core.redaction import redact, redact_url
+from langchain_llmops.core.errors import (
+    ConfigurationError,
+    StoreAuthError,
+    StoreConflictError,
+    StoreError,
+    StoreUnavailableError,
+)
+from langchain_llmops.stores.clients import BlockingClient, LoopClients, settled
 from langchain_llmops.stores.migrations import run_steps
-from langchain_llmops.stores.sqlkv import SqlKeyValue
+from langchain_llmops.stores.opened import OpenedStore
+from langchain_llmops.stores.place import Place, StoreUrl
+from langchain_llmops.stores.sqlkv import Expressions, SqlKeyValue
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+    from contextlib import AbstractContextManager
 
-    from langchain_llmops.stores.base import Dialect, KeyValue, Objects, Row, Sql, Transaction
+    from langchain_llmops.stores.base import Dialect, Row, Transaction
+    from langchain_llmops.stores.clients import Clients
 
 __all__ = ["PostgresStore"]
 
+Connection: TypeAlias = "psycopg.AsyncConnection[Any] | psycopg.Connection[Any]"
+
+EXAMPLE: Final = "postgresql://user:password@host:5432/database"
 MAX_CONNECTIONS: Final = 10
-MAX_IDLE_S: Final = 60.0
 MIGRATION_LOCK: Final = 0x6C6C6D6F7073
-AUTH_STATES: Final = ("28P01", "28000")
-AUTH_WORDS: Final = ("authentication failed", "no password supplied", "pg_hba.conf")
-ABSENT_WORDS: Final = ("does not exist",)
+EXPRESSIONS: Final = Expressions(
+    now="extract(epoch FROM clock_timestamp())::float8",
+    total="convert_to((convert_from(llmops_kv.value, 'UTF8')::bigint + ?::bigint)::text, 'UTF8')",
+    for_update=" FOR UPDATE",
+    skip_locked=" FOR UPDATE SKIP LOCKED",
+)
+# SQLSTATE classes, https://www.postgresql.org/docs/current/errcodes-appendix.html
+RETRYABLE_STATES: Final = ("08", "40", "53", "55P03", "57")
+CONFLICT_STATES: Final = ("23505", "23P01")
+# a refused connection has no SQLSTATE in libpq, only words
+ABSENT_DATABASE: Final = re.compile(r'database ".*" does not exist')
+AUTH_WORDS: Final = ("authentication failed", "no password supplied", "pg_hba.conf", 'role "')
 
 
-class PostgresStore:
+class PostgresStore(OpenedStore):
     """`Sql` and `KeyValue` in one PostgreSQL database.
 
     Args:
-        url: `postgresql://user:password@host:5432/database`.
-        blocking: a blocking pool; otherwise an asyncio pool per event loop.
+        url: `postgresql://user:password@host:5432/database`, with libpq's options in its query.
+        blocking: blocking connections; otherwise asyncio ones, for each event loop its own.
         timeout_s: of connecting and of waiting for a free connection.
     """
 
-    def __init__(self, url: str, *, setting: str, blocking: bool = False, timeout_s: float = 5.0) -> None:
-        _check(url, setting)
-        self.url = redact_url(url)
-        driver = (_BlockingPool if blocking else _AsyncPool)(url, setting, timeout_s)
-        self._sql = _PostgresSql(driver)
-        self._kv = SqlKeyValue(self._sql, self._sql)
-
-    def __repr__(self) -> str:
-        return f"PostgresStore({self.url!r})"
-
-    @property
-    def sql(self) -> Sql:
-        """The database."""
-        return self._sql
-
-    @property
-    def kv(self) -> KeyValue:
-        """A table of keys and values."""
-        return self._kv
-
-    @property
-    def objects(self) -> Objects:
-        """Not here."""
-        raise ConfigurationError("postgresql:// keeps no objects; use file://, s3://, gs:// or az://")
-
-    async def ping(self) -> float:
-        """One query; seconds."""
-        began = time.perf_counter()
-        await self._sql.fetch("SELECT 1")
-        return time.perf_counter() - began
-
-    async def aclose(self) -> None:
-        """Close this loop's connections."""
-        await self._sql.driver.close()
+    def __init__(self, url: str, *, setting: str = "url", blocking: bool = False, timeout_s: float = 5.0) -> None:
+        parsed = StoreUrl.parse(url, setting, EXAMPLE)
+        sql = _PostgresSql(_Database(parsed, setting, blocking=blocking, timeout_s=timeout_s))
+        kv = SqlKeyValue(sql, EXPRESSIONS)
+        super().__init__(parsed.shown, setting, reach=sql.reach, close=sql.aclose, kv=kv, sql=sql)
 
 
-class _Pool:
-    """Connections of one colour. The methods are coroutines; the blocking colour never suspends in them."""
+class _Connections:
+    """The connections of one loop, or of one process; the latest that came back goes out first.
 
-    def __init__(self, url: str, setting: str, timeout_s: float) -> None:
-        self._url = url
-        self._setting = setting
+    Not psycopg's pool: that connects behind the caller's back, so that a refused password is a timeout, waits longer
+    and longer when a restart has left it full of dead connections, and keeps tasks or threads that complain at exit.
+    """
+
+    def __init__(self, connect: Callable[[], Awaitable[Connection]], *, blocking: bool, timeout_s: float) -> None:
+        self._connect = connect
         self._timeout_s = timeout_s
+        self._free = (threading.Semaphore if blocking else asyncio.Semaphore)(MAX_CONNECTIONS)
+        self._idle: list[Connection] = []
+        self._closed = False
 
-    def connection(self) -> Any:
-        """An async context manager over a connection with an open transaction."""
-        raise NotImplementedError  # the two colours below override it
-
-    async def run(self, connection: Any, statement: str, parameters: Sequence[Any], *, many: bool = False) -> Any:
-        raise NotImplementedError  # the same
-
-    async def close(self) -> None:
-        raise NotImplementedError  # the same
-
-    def _options(self) -> dict[str, Any]:
-        return {
-            "conninfo": self._url,
-            "min_size": 0,
-            "max_size": MAX_CONNECTIONS,
-            "timeout": self._timeout_s,
-            "max_idle": MAX_IDLE_S,
-            "open": False,
-            "reconnect_timeout": self._timeout_s,
-            "kwargs": {
-                "application_name": "langchain-llmops",
-                "connect_timeout": max(2, round(self._timeout_s)),
-                "keepalives_idle": 30,
-            },
-        }
-
-    @contextmanager
-    def typed(self) -> Iterator[None]:
+    async def take(self) -> Connection:
+        """An idle connection that is alive, or a new one; `TimeoutError` when all are in use for too long."""
+        await self._wait()
         try:
-            yield
-        except (psycopg.Error, PoolTimeout, OSError) as error:
-            self._raise(error)
-
-    def _raise(self, error: Exception) -> NoReturn:
-        text = " ".join(str(error).split())[:300]
-        cause = error if redact(text) == text else None
-        place = _place(self._url)
-        if isinstance(error, psycopg.Error) and _is_auth(error, text):
-            raise StoreAuthError(
-                f"{self._setting}: PostgreSQL at {place} refused the credentials; check user and password"
-            ) from cause
-        if isinstance(error, psycopg.OperationalError) and any(word in text for word in ABSENT_WORDS):
-            raise ConfigurationError(f"{self._setting}: {redact(text.rsplit('FATAL: ', 1)[-1])}; create it") from cause
-        if isinstance(error, psycopg.OperationalError | PoolTimeout | psycopg.InterfaceError | OSError):
-            raise StoreUnavailableError(
-                f"{self._setting}: PostgreSQL at {place} cannot be reached; start it or correct the URL"
-            ) from cause
-        raise StoreError(f"{self._setting}: PostgreSQL refused a statement: {redact(text)}") from cause
-
-
-class _AsyncPool(_Pool):
-    def __init__(self, url: str, setting: str, timeout_s: float) -> None:
-        super().__init__(url, setting, timeout_s)
-        self._pools: PerLoop[_LoopPool] = PerLoop(lambda: _LoopPool(self._options()), _LoopPool.aclose)
-
-    @asynccontextmanager
-    async def connection(self) -> AsyncIterator[Any]:
-        mine = await self._pools.get()
-        with self.typed():
-            await mine.open(self._url)
-            lent = mine.pool.connection()
-            connection = await lent.__aenter__()
-        # only what the driver does is typed: an error of the caller's block passes as it is
-        try:
-            yield connection
-            _refuse_aborted(connection)
-        except BaseException as error:
-            await lent.__aexit__(type(error), error, error.__traceback__)
+            while self._idle:
+                connection = self._idle.pop()
+                if _is_quiet(connection):
+                    return connection
+                await settled(connection.close())
+            return await self._connect()
+        except BaseException:
+            self._free.release()
             raise
-        with self.typed():
-            await lent.__aexit__(None, None, None)
 
-    async def run(self, connection: Any, statement: str, parameters: Sequence[Any], *, many: bool = False) -> Any:
-        with self.typed():
-            cursor = connection.cursor()
-            await (cursor.executemany(statement, parameters) if many else cursor.execute(statement, tuple(parameters)))
-            return (await cursor.fetchall() if cursor.description else []), cursor.rowcount
-
-    async def close(self) -> None:
-        await self._pools.aclose()
-
-
-class _LoopPool:
-    """A loop's pool, opened once. The first connection is made outside it: a pool hides why one fails in a timeout."""
-
-    def __init__(self, options: dict[str, Any]) -> None:
-        self.pool: AsyncConnectionPool[Any] = AsyncConnectionPool(**options)
-        self._options = options["kwargs"]
-        self._opening = asyncio.Lock()
-        self._ready = False
-
-    async def open(self, url: str) -> None:
-        if self._ready:
-            return
-        async with self._opening:
-            if not self._ready:
-                await (await psycopg.AsyncConnection.connect(url, **self._options)).close()
-                await self.pool.open()
-                self._ready = True
-
-    async def aclose(self) -> None:
-        await self.pool.close()
-
-
-class _BlockingPool(_Pool):
-    def __init__(self, url: str, setting: str, timeout_s: float) -> None:
-        super().__init__(url, setting, timeout_s)
-        self._pool: ConnectionPool[Any] | None = None
-        self._pid = os.getpid()
-        self._opening = threading.Lock()
-
-    @asynccontextmanager
-    async def connection(self) -> AsyncIterator[Any]:
-        with self.typed():
-            lent = self._opened().connection()
-            connection = lent.__enter__()
+    async def give(self, connection: Connection) -> None:
+        """Take a connection back; one that is in the middle of something is closed."""
         try:
-            yield connection
-            _refuse_aborted(connection)
-        except BaseException as error:
-            lent.__exit__(type(error), error, error.__traceback__)
-            raise
-        with self.typed():
-            lent.__exit__(None, None, None)
-
-    def _opened(self) -> ConnectionPool[Any]:
-        with self._opening:
-            if self._pool is None or self._pid != os.getpid():  # connections must not cross a fork
-                self._pid = os.getpid()
-                psycopg.connect(self._url, **self._options()["kwargs"]).close()
-                self._pool = ConnectionPool(**self._options())
-                self._pool.open()
-            return self._pool
-
-    async def run(self, connection: Any, statement: str, parameters: Sequence[Any], *, many: bool = False) -> Any:
-        with self.typed():
-            cursor = connection.cursor()
-            if many:
-                cursor.executemany(statement, parameters)
+            if self._closed or connection.closed or connection.info.transaction_status is not TransactionStatus.IDLE:
+                await settled(connection.close())
             else:
-                cursor.execute(statement, tuple(parameters))
-            return (cursor.fetchall() if cursor.description else []), cursor.rowcount
+                self._idle.append(connection)
+        finally:
+            self._free.release()
 
     async def close(self) -> None:
-        if self._pool is not None:
-            self._pool.close()
-            self._pool = None
+        """Close the idle connections, and those in use when they come back."""
+        self._closed = True
+        while self._idle:
+            await settled(self._idle.pop().close())
+
+    async def _wait(self) -> None:
+        if isinstance(self._free, asyncio.Semaphore):
+            async with asyncio.timeout(self._timeout_s):
+                await self._free.acquire()
+        elif not self._free.acquire(timeout=self._timeout_s):
+            raise TimeoutError
+
+
+class _Database:
+    """Connections of one colour, and what the database's errors mean."""
+
+    def __init__(self, url: StoreUrl, setting: str, *, blocking: bool, timeout_s: float) -> None:
+        self._timeout_s = timeout_s
+        self._blocking = blocking
+        self._place = Place(setting, "PostgreSQL", url.authority or "the local socket", url.secrets)
+        self._conninfo = url.raw
+        self._options = self._connect_options()
+        kind = BlockingClient if blocking else LoopClients
+        self._clients: Clients[_Connections] = kind(self._open, _Connections.close)
+        self.aclose = self._clients.aclose
+
+    @asynccontextmanager
+    async def borrowed(self) -> AsyncIterator[Connection]:
+        """A connection in autocommit mode."""
+        connections = await self._clients.get()
+        try:
+            connection = await connections.take()
+        except TimeoutError as error:
+            raise self._all_in_use(error) from error
+        try:
+            yield connection
+        finally:
+            await connections.give(connection)
+
+    async def run(self, connection: Any, statement: str, parameters: Sequence[Any] = ()) -> Any:
+        """Execute one statement; its cursor."""
+        with self._typed():
+            return await settled(connection.execute(_percent(statement), parameters))
+
+    async def rows(self, cursor: Any) -> list[Row]:
+        """What a statement returned."""
+        if not cursor.description:
+            return []
+        with self._typed():
+            rows: list[Row] = await settled(cursor.fetchall())
+        return rows
+
+    async def run_many(self, connection: Any, statement: str, rows: Sequence[Sequence[Any]]) -> None:
+        """Execute one statement for every row, pipelined."""
+        with self._typed():
+            await settled(connection.cursor().executemany(_percent(statement), rows))
+
+    def fault(self, kind: type[Exception], text: str) -> Exception:
+        """An error that names the setting."""
+        return self._place.fault(kind, text)
+
+    def _connect_options(self) -> dict[str, Any]:
+        try:
+            given = conninfo_to_dict(self._conninfo)
+        except psycopg.Error as error:
+            fault = self._place.fault(
+                ConfigurationError, f"the postgresql:// URL is not understood ({self._place.reason(error)})", error
+            )
+        else:
+            defaults = {
+                "application_name": "langchain-llmops",
+                "connect_timeout": max(2, math.ceil(self._timeout_s)),
+                "keepalives_idle": 30,
+                "keepalives_interval": 10,
+                "keepalives_count": 3,
+                "tcp_user_timeout": 30_000,
+            }
+            options = {name: value for name, value in defaults.items() if name not in given}
+            return {**options, "autocommit": True, "context": _adapters()}
+        raise fault
+
+    async def _open(self) -> _Connections:
+        return _Connections(self._connect, blocking=self._blocking, timeout_s=self._timeout_s)
+
+    async def _connect(self) -> Connection:
+        connect: Any = psycopg.Connection.connect if self._blocking else psycopg.AsyncConnection.connect
+        with self._typed():
+            connection: Connection = await settled(connect(self._conninfo, **self._options))
+        return connection
+
+    def _all_in_use(self, error: Exception) -> Exception:
+        text = f"all {MAX_CONNECTIONS} connections to PostgreSQL at {self._place.where} were in use"
+        return self._place.fault(StoreUnavailableError, f"{text} for {self._timeout_s:g} s; try again", error)
+
+    def _typed(self) -> AbstractContextManager[None]:
+        return self._place.typed((psycopg.Error, OSError, UnicodeEncodeError, OverflowError), self._translated)
+
+    def _translated(self, error: Exception) -> Exception:  # noqa: PLR0911 - one line for each kind
+        place, reason, primary = self._place, self._place.reason(error), _primary(error)
+        at = f"PostgreSQL at {place.where}"
+        state = (isinstance(error, psycopg.Error) and error.sqlstate) or ""
+        lost = not state and isinstance(error, psycopg.OperationalError | psycopg.InterfaceError | OSError)
+        if state == "42501":
+            return place.fault(StoreAuthError, f"{at} denied this user a permission ({primary}); grant it", error)
+        if state.startswith("28") or (lost and any(word in reason for word in AUTH_WORDS)):
+            return place.fault(StoreAuthError, f"{at} refused the credentials; check user and password", error)
+        if state == "3D000" or (lost and ABSENT_DATABASE.search(reason)):
+            absent = ABSENT_DATABASE.search(reason)
+            return place.fault(
+                ConfigurationError, f"{at}: {absent and absent[0]}; create it or correct the name", error
+            )
+        if lost or state.startswith(RETRYABLE_STATES):
+            text = f"{at} cannot be reached ({primary or _last(reason)}); start it or correct the URL"
+            return place.fault(StoreUnavailableError, text, error)
+        if state in CONFLICT_STATES:
+            return place.fault(StoreConflictError, f"another writer was first ({primary})", error)
+        if not state and not isinstance(error, psycopg.ProgrammingError):
+            return place.fault(StoreError, f"PostgreSQL cannot store a parameter ({reason}); use bytes", error)
+        return place.fault(StoreError, f"PostgreSQL refused a statement: {primary or reason}", error)
 
 
 class _Statements:
     """Statements on one connection."""
 
-    def __init__(self, driver: _Pool, connection: Any) -> None:
-        self._driver = driver
+    def __init__(self, database: _Database, connection: Connection) -> None:
+        self._database = database
         self._connection = connection
 
     async def fetch(self, statement: str, parameters: Sequence[Any] = ()) -> list[Row]:
         """Rows of one statement."""
-        rows: list[Row] = (await self._driver.run(self._connection, _percent(statement), parameters))[0]
-        return rows
+        return await self._database.rows(await self._database.run(self._connection, statement, parameters))
 
     async def execute(self, statement: str, parameters: Sequence[Any] = ()) -> int:
         """Rows touched by one statement."""
-        return int((await self._driver.run(self._connection, _percent(statement), parameters))[1])
+        return max(0, int((await self._database.run(self._connection, statement, parameters)).rowcount))
 
     async def execute_many(self, statement: str, rows: Sequence[Sequence[Any]]) -> None:
         """One statement for every row, pipelined."""
-        await self._driver.run(self._connection, _percent(statement), rows, many=True)
+        if rows:
+            await self._database.run_many(self._connection, statement, rows)
 
 
 class _PostgresSql:
-    """Every statement in a transaction of its own, or in one of the caller's."""
+    """Statements that commit by themselves, each on the next free connection, and transactions."""
 
     dialect: Dialect = "postgresql"
 
-    def __init__(self, driver: _Pool) -> None:
-        self.driver = driver
-
-    @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[Transaction]:
-        """BEGIN … COMMIT on one connection."""
-        async with self.driver.connection() as connection:
-            yield _Statements(self.driver, connection)
+    def __init__(self, database: _Database) -> None:
+        self._database = database
+        self.aclose = database.aclose
 
     async def fetch(self, statement: str, parameters: Sequence[Any] = ()) -> list[Row]:
         """Rows of one statement."""
-        async with self.transaction() as transaction:
-            return await transaction.fetch(statement, parameters)
+        async with self._database.borrowed() as connection:
+            return await _Statements(self._database, connection).fetch(statement, parameters)
 
     async def execute(self, statement: str, parameters: Sequence[Any] = ()) -> int:
         """Rows touched by one statement."""
-        async with self.transaction() as transaction:
-            return await transaction.execute(statement, parameters)
+        async with self._database.borrowed() as connection:
+            return await _Statements(self._database, connection).execute(statement, parameters)
 
     async def execute_many(self, statement: str, rows: Sequence[Sequence[Any]]) -> None:
         """One statement for every row, in one transaction."""
         async with self.transaction() as transaction:
             await transaction.execute_many(statement, rows)
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Transaction]:
+        """BEGIN … COMMIT on one connection."""
+        async with self._database.borrowed() as connection:
+            await self._database.run(connection, "BEGIN")
+            try:
+                yield _Statements(self._database, connection)
+            except BaseException:
+                await self._roll_back(connection)
+                raise
+            ended = await self._database.run(connection, "COMMIT")
+            if ended.statusmessage == "ROLLBACK":
+                raise self._database.fault(StoreError, "nothing was stored: a statement of the transaction had failed")
 
     async def migrate(self, component: str, steps: Sequence[str]) -> int:
         """Bring a component's tables up to date; an advisory lock keeps other processes out meanwhile."""
@@ -294,15 +299,40 @@ class _PostgresSql:
             await transaction.fetch("SELECT pg_advisory_xact_lock(?)", (MIGRATION_LOCK,))
             return await run_steps(transaction, self.dialect, component, steps)
 
-    async def now(self) -> float:
-        """The database's clock, Unix seconds."""
-        return float((await self.fetch("SELECT extract(epoch FROM clock_timestamp())"))[0][0])
+    async def reach(self) -> None:
+        """One query."""
+        await self.fetch("SELECT 1")
+
+    async def _roll_back(self, connection: Connection) -> None:
+        """A connection that is broken has rolled back already, and the pool replaces it."""
+        if not connection.closed:
+            await self._database.run(connection, "ROLLBACK")
 
 
-def _refuse_aborted(connection: Any) -> None:
-    """PostgreSQL answers COMMIT after a failed statement with a silent ROLLBACK; nobody may take that for success."""
-    if connection.info.transaction_status == psycopg.pq.TransactionStatus.INERROR:
-        raise StoreError("a statement of this transaction failed, so PostgreSQL stored none of it")
+class _BoolAsInteger(Dumper):
+    """Booleans are integers, as in SQLite, so that one table definition serves both."""
+
+    oid = psycopg.adapters.types["int2"].oid
+
+    def dump(self, obj: Any) -> bytes:
+        return b"1" if obj else b"0"
+
+
+def _adapters() -> AdaptersMap:
+    adapters = AdaptersMap(psycopg.adapters)
+    adapters.register_dumper(bool, _BoolAsInteger)
+    adapters.register_loader("json", TextLoader)
+    return adapters
+
+
+def _is_quiet(connection: Connection) -> bool:
+    """Whether an idle connection has nothing to say; when the server ends one, it has."""
+    try:
+        with selectors.DefaultSelector() as selector:
+            selector.register(connection.fileno(), selectors.EVENT_READ)
+            return not selector.select(0)
+    except (ValueError, OSError, psycopg.OperationalError):
+        return False
 
 
 @lru_cache(maxsize=512)
@@ -310,24 +340,11 @@ def _percent(statement: str) -> str:
     return statement.replace("%", "%%").replace("?", "%s")
 
 
-def _check(url: str, setting: str) -> None:
-    try:
-        conninfo_to_dict(url)
-        usable = bool(urlsplit(url).port or True)
-    except (psycopg.ProgrammingError, ValueError):
-        usable = False
-    if urlsplit(url).netloc.count("@") > 1:
-        raise ConfigurationError(f"{setting}: the password holds an @; write it as %40 in the URL")
-    if not usable:
-        raise ConfigurationError(
-            f"{setting}: {redact_url(url)} is no PostgreSQL URL; it must look like postgresql://user:password@host/db"
-        )
+def _primary(error: Exception) -> str:
+    """The message without its details, which quote values of the row."""
+    return (isinstance(error, psycopg.Error) and error.diag.message_primary) or ""
 
 
-def _is_auth(error: psycopg.Error, text: str) -> bool:
-    return error.sqlstate in AUTH_STATES or any(word in text for word in AUTH_WORDS)
-
-
-def _place(url: str) -> str:
-    parts = urlsplit(url)
-    return f"{parts.hostname or 'the local socket'}:{parts.port or 5432}"
+def _last(reason: str) -> str:
+    """Without libpq's address, which we have said, and its question."""
+    return reason.rpartition(" failed: ")[2].partition(" Is the server running")[0]

@@ -4,308 +4,301 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import time
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any, Final, NoReturn
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any, Final
 
 import redis
-import redis.asyncio as aredis
+import redis.asyncio
+import redis.asyncio.cluster
+import redis.cluster
+from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
 from redis.exceptions import (
     AuthenticationError,
     AuthorizationError,
+    BusyLoadingError,
+    ClusterDownError,
     NoPermissionError,
     NoScriptError,
+    OutOfMemoryError,
+    ReadOnlyError,
     RedisClusterException,
     RedisError,
+    ResponseError,
+    TryAgainError,
 )
+from redis.retry import Retry
 
-from langchain_llmops.core.concurrency import PerLoop
 from langchain_llmops.core.errors import ConfigurationError, StoreAuthError, StoreError, StoreUnavailableError
-from langchain_llmops.core.redaction import redact, redact_url
+from langchain_llmops.stores.clients import BlockingClient, LoopClients, settled
+from langchain_llmops.stores.keys import NOT_A_COUNTER, key_bytes, milliseconds
+from langchain_llmops.stores.opened import OpenedStore
+from langchain_llmops.stores.place import Place, StoreUrl
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-    from contextlib import AbstractAsyncContextManager
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from contextlib import AbstractAsyncContextManager, AbstractContextManager
 
-    from langchain_llmops.stores.base import KeyValue, Objects, Sql
+    from langchain_llmops.stores.clients import Clients
 
 __all__ = ["RedisStore"]
 
+EXAMPLES: Final = {
+    "redis": "redis://user:password@host:6379/0",
+    "rediss": "rediss://user:password@host:6379/0",
+    "redis+cluster": "redis+cluster://user:password@host:6379,host2:6379",
+    "rediss+cluster": "rediss+cluster://user:password@host:6379,host2:6379",
+}
+DEFAULT_PORT: Final = 6379
 MAX_CONNECTIONS: Final = 64
-AUTH_ERRORS: Final = (AuthenticationError, AuthorizationError, NoPermissionError)
-CLUSTER: Final = "redis+cluster"
+MAX_CLUSTER_CONNECTIONS: Final = 1024  # of a node; a cluster client does not wait for a free one, it fails
+IDLE_CHECK_S: Final = 30
+TLS_OPTIONS: Final = frozenset(
+    ("ssl_ca_certs", "ssl_cert_reqs", "ssl_certfile", "ssl_check_hostname", "ssl_keyfile", "ssl_keyfile_password")
+)
+AUTH_ERRORS: Final = (AuthenticationError, AuthorizationError)
+PASSING_ERRORS: Final = (BusyLoadingError, ClusterDownError, OutOfMemoryError, ReadOnlyError, TryAgainError)
 
 
-class RedisStore:
+class RedisStore(OpenedStore):
     """The `KeyValue` of one Redis.
 
     Args:
-        url: `redis://`, `rediss://` or `redis+cluster://`, with user, password, host, port and database as usual.
+        url: `redis://`, `rediss://` (TLS; options `ssl_ca_certs` and the like), `redis+cluster://` (one or several of
+            its nodes) or `rediss+cluster://`.
         blocking: a blocking client; otherwise an asyncio client per event loop.
+        timeout_s: of connecting, of every answer, and of waiting for a free connection.
     """
 
-    def __init__(self, url: str, *, setting: str, blocking: bool = False, timeout_s: float = 5.0) -> None:
-        _check(url, setting)
-        self.url = redact_url(url)
-        self._kv: _RedisKeyValue = (_Blocking if blocking else _Async)(url, setting, timeout_s)
+    def __init__(self, url: str, *, setting: str = "url", blocking: bool = False, timeout_s: float = 5.0) -> None:
+        server = _Server(url, setting, timeout_s)
+        clients: Clients[_Client] = _blocking_client(server) if blocking else _loop_clients(server)
+        kv = _RedisKeyValue(server, clients)
+        super().__init__(server.url.shown, setting, reach=kv.reach, close=clients.aclose, kv=kv)
 
-    def __repr__(self) -> str:
-        return f"RedisStore({self.url!r})"
 
-    @property
-    def kv(self) -> KeyValue:
-        """Strings with a time to live."""
-        return self._kv
+class _Server:
+    """Where Redis is, how it is connected to, and what its errors mean."""
 
-    @property
-    def sql(self) -> Sql:
-        """Not here."""
-        raise ConfigurationError("redis:// is no database; use sqlite:// or postgresql://")
+    def __init__(self, url: str, setting: str, timeout_s: float) -> None:
+        scheme = url.partition("://")[0].lower()
+        self.url = StoreUrl.parse(url, setting, EXAMPLES[scheme])
+        self.cluster = scheme.endswith("+cluster")
+        self.place = Place(setting, "Redis", self.url.authority, self.url.secrets)
+        self.timeout_s = timeout_s
+        self.nodes = [_node(server) for server in self.url.authority.split(",")]
+        self._database = self.url.path.strip("/")
+        wrong = self._mistake()
+        if wrong:
+            raise self.place.fault(ConfigurationError, f"the {scheme}:// URL {wrong}; as in {EXAMPLES[scheme]}")
 
-    @property
-    def objects(self) -> Objects:
-        """Not here."""
-        raise ConfigurationError("redis:// keeps no objects; use file://, s3://, gs:// or az://")
+    def options(self) -> dict[str, Any]:
+        """Keyword arguments of every client."""
+        options: dict[str, Any] = {
+            "username": self.url.user,
+            "password": self.url.password,
+            "socket_timeout": self.timeout_s,
+            "socket_connect_timeout": self.timeout_s,
+            "health_check_interval": IDLE_CHECK_S,
+            "client_name": "langchain-llmops",
+            "protocol": 2,
+        }
+        return options | dict(self.url.options)
 
-    async def ping(self) -> float:
-        """One PING; seconds."""
-        began = time.perf_counter()
-        await self._kv.command("PING")
-        return time.perf_counter() - began
+    def single(self) -> dict[str, Any]:
+        """Keyword arguments of a connection pool that makes callers wait when all connections are in use."""
+        host, port = self.nodes[0]
+        # a command that may have run is not sent again here: `_again` does so for those that may run twice
+        own = {"db": int(self._database or 0), "max_connections": MAX_CONNECTIONS, "timeout": self.timeout_s}
+        return {"host": host, "port": port, "retry": Retry(NoBackoff(), 0), **own, **self.options()}
 
-    async def aclose(self) -> None:
-        """Close this loop's connections."""
-        await self._kv.close()
+    def clustered(self) -> dict[str, Any]:
+        """Keyword arguments of a cluster client, which asks again when slots move."""
+        retry = Retry(ExponentialWithJitterBackoff(base=0.02, cap=0.5), 3)
+        tls = {"ssl": True} if self.url.scheme.startswith("rediss") else {}
+        return {"max_connections": MAX_CLUSTER_CONNECTIONS, "retry": retry, **tls, **self.options()}
+
+    def typed(self) -> AbstractContextManager[None]:
+        """Driver errors as ours; NOSCRIPT stays, as `increment` answers it."""
+        return self.place.typed((RedisError, RedisClusterException, OSError), self._translated)
+
+    def _mistake(self) -> str | None:
+        unknown = sorted(set(self.url.options) - (TLS_OPTIONS if self.url.scheme.startswith("rediss") else set()))
+        if unknown:
+            return f"has an option that is not known here: {unknown[0]!r}"
+        if not all(host for host, _ in self.nodes) or (len(self.nodes) > 1 and not self.cluster):
+            return "needs one host"
+        if self._database and (self.cluster or not self._database.isdigit()):
+            return "ends in something that is no database number"
+        return None
+
+    def _translated(self, error: Exception) -> Exception:
+        if isinstance(error, NoScriptError):
+            return error
+        place, reason = self.place, self.place.reason(error)
+        at = f"Redis at {place.where}"
+        if isinstance(error, AUTH_ERRORS) or "NOAUTH" in reason or "Authentication required" in reason:
+            return place.fault(StoreAuthError, f"{at} refused the credentials; check user and password", error)
+        if isinstance(error, NoPermissionError):
+            return place.fault(StoreAuthError, f"{at} denied this user a command ({reason}); grant it", error)
+        if "DB index" in reason or "invalid DB" in reason:
+            return place.fault(ConfigurationError, f"{at} has no database {self._database}; correct its number", error)
+        if isinstance(error, ResponseError) and not isinstance(error, PASSING_ERRORS):
+            return place.fault(StoreError, f"{at} refused a command: {reason}", error)
+        text = f"{at} cannot be reached ({_short(reason)}); start it or correct the URL"
+        return place.fault(StoreUnavailableError, text, error)
 
 
 class _RedisKeyValue:
-    """The commands, written once; `command` and `many` are where the two colours differ."""
+    """The commands, written once for both colours."""
 
-    def __init__(self, url: str, setting: str, timeout_s: float) -> None:
-        self._url = url
-        self._setting = setting
-        self._timeout_s = timeout_s
-        self._cluster = urlsplit(url).scheme == CLUSTER
+    def __init__(self, server: _Server, clients: Clients[_Client]) -> None:
+        self._server = server
+        self._clients = clients
         self._script = files("langchain_llmops.stores").joinpath("lua/increment.lua").read_text("utf-8")
         self._sha = hashlib.sha1(self._script.encode(), usedforsecurity=False).hexdigest()
 
-    async def command(self, *parts: Any) -> Any:
-        raise NotImplementedError  # the two colours below override it
-
-    async def many(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
-        raise NotImplementedError  # the same
-
-    async def close(self) -> None:
-        raise NotImplementedError  # the same
-
     async def get(self, key: str) -> bytes | None:
         """GET."""
-        value: bytes | None = await self.command("GET", _name(key))
+        value: bytes | None = await self._again(lambda: self._command("GET", key_bytes(key)))
         return value
 
     async def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
         """MGET; on a cluster one pipeline, as keys live on several nodes."""
         if not keys:
             return []
-        names = [_name(key) for key in keys]
-        if self._cluster:
-            return await self.many([("GET", name) for name in names])
-        values: list[bytes | None] = await self.command("MGET", *names)
+        names = [key_bytes(key) for key in keys]
+        values: list[bytes | None]
+        if self._server.cluster:
+            values = await self._again(lambda: self._pipeline([("GET", name) for name in names]))
+        else:
+            values = await self._again(lambda: self._command("MGET", *names))
         return values
 
     async def set(self, key: str, value: bytes, ttl_s: float | None = None) -> None:
         """SET with PX."""
-        await self.command(*_set(key, value, ttl_s))
+        command = _set(key, value, ttl_s)
+        await self._again(lambda: self._command(*command))
 
     async def set_many(self, items: Mapping[str, bytes], ttl_s: float | None = None) -> None:
         """SETs in one pipeline."""
-        if items:
-            await self.many([_set(key, value, ttl_s) for key, value in items.items()])
+        commands = [_set(key, value, ttl_s) for key, value in items.items()]
+        if commands:
+            await self._again(lambda: self._pipeline(commands))
 
     async def add(self, key: str, value: bytes, ttl_s: float | None = None) -> bool:
         """SET with NX."""
-        return await self.command(*_set(key, value, ttl_s), "NX") is not None
+        return await self._command(*_set(key, value, ttl_s), "NX") is not None
 
     async def increment(self, key: str, by: int = 1, ttl_s: float | None = None) -> int:
         """One script, so that a counter is never left without its time to live."""
-        arguments = (1, _name(key), by, 0 if ttl_s is None else _millis(ttl_s))
+        arguments = (1, key_bytes(key), by, 0 if ttl_s is None else milliseconds(ttl_s))
         try:
-            return int(await self.command("EVALSHA", self._sha, *arguments))
+            return int(await self._counted("EVALSHA", self._sha, *arguments))
         except NoScriptError:
-            return int(await self.command("EVAL", self._script, *arguments))
+            return int(await self._counted("EVAL", self._script, *arguments))
 
     async def delete(self, *keys: str) -> int:
         """UNLINK."""
-        if not keys:
+        names = [key_bytes(key) for key in dict.fromkeys(keys)]
+        if not names:
             return 0
-        if self._cluster:
-            return sum(await self.many([("UNLINK", _name(key)) for key in keys]))
-        return int(await self.command("UNLINK", *(_name(key) for key in keys)))
+        if self._server.cluster:
+            return sum(await self._pipeline([("UNLINK", name) for name in names]))
+        return int(await self._command("UNLINK", *names))
 
-    def _options(self) -> dict[str, Any]:
-        return {
-            "socket_timeout": self._timeout_s,
-            "socket_connect_timeout": self._timeout_s,
-            "health_check_interval": 30,
-            "client_name": "langchain-llmops",
-        }
+    async def reach(self) -> None:
+        """PING."""
+        await self._command("PING")
 
-    @contextmanager
-    def _typed(self) -> Iterator[None]:
-        """Driver errors become ours; NOSCRIPT stays, `increment` answers it."""
+    async def _command(self, *parts: Any) -> Any:
+        with self._server.typed():
+            client = await self._clients.get()
+            async with client.gate:
+                return await settled(client.driver.execute_command(*parts))
+
+    async def _pipeline(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+        with self._server.typed():
+            client = await self._clients.get()
+            driver = client.driver
+            pipeline = driver.pipeline() if self._server.cluster else driver.pipeline(transaction=False)
+            for parts in commands:
+                pipeline.execute_command(*parts)
+            async with client.gate:
+                answers: list[Any] = await settled(pipeline.execute())
+            return answers
+
+    async def _again(self, call: Callable[[], Awaitable[Any]]) -> Any:
+        """Once more when the connection was lost: only for what may run twice, and not when time has run out."""
         try:
-            yield
-        except NoScriptError:
+            return await call()
+        except StoreUnavailableError as error:
+            if not isinstance(error.__cause__, redis.ConnectionError):
+                raise
+        return await call()
+
+    async def _counted(self, *parts: Any) -> Any:
+        try:
+            return await self._command(*parts)
+        except StoreError as error:
+            if "not an integer" in str(error) or "overflow" in str(error) or "WRONGTYPE" in str(error):
+                raise StoreError(NOT_A_COUNTER) from error
             raise
-        except (RedisError, RedisClusterException, OSError, TimeoutError) as error:
-            self._raise(error)
-
-    def _raise(self, error: Exception) -> NoReturn:
-        text = redact(" ".join(str(error).split())[:200])
-        cause = error if text == " ".join(str(error).split())[:200] else None
-        if isinstance(error, AUTH_ERRORS) or "WRONGPASS" in text or "NOAUTH" in text or "invalid username" in text:
-            raise StoreAuthError(
-                f"{self._setting}: Redis at {_place(self._url)} refused the credentials; check user and password"
-            ) from cause
-        if isinstance(error, redis.ResponseError) and not isinstance(
-            error, redis.ReadOnlyError | redis.BusyLoadingError
-        ):
-            raise StoreError(f"{self._setting}: Redis at {_place(self._url)} refused a command: {text}") from cause
-        why = text or type(error).__name__
-        raise StoreUnavailableError(
-            f"{self._setting}: Redis at {_place(self._url)} cannot be reached ({why}); start it or correct the URL"
-        ) from cause
 
 
-class _Async(_RedisKeyValue):
-    def __init__(self, url: str, setting: str, timeout_s: float) -> None:
-        super().__init__(url, setting, timeout_s)
-        self._clients: PerLoop[_Client] = PerLoop(self._client, _Client.aclose)
-
-    async def command(self, *parts: Any) -> Any:
-        client = await self._clients.get()
-        with self._typed():
-            await client.open()
-            async with client.gate:
-                return await client.raw.execute_command(*parts)
-
-    async def many(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
-        client = await self._clients.get()
-        with self._typed():
-            await client.open()
-            pipeline = client.raw.pipeline(**_plain(cluster=self._cluster))
-            for parts in commands:
-                pipeline.execute_command(*parts)
-            async with client.gate:
-                results: list[Any] = await pipeline.execute()
-            return results
-
-    async def close(self) -> None:
-        await self._clients.aclose()
-
-    def _client(self) -> _Client:
-        if self._cluster:
-            cluster = aredis.RedisCluster.from_url(_cluster_url(self._url), **self._options())
-            return _Client(cluster, asyncio.Semaphore(MAX_CONNECTIONS), asyncio.Lock())
-        pool = aredis.BlockingConnectionPool.from_url(
-            self._url, max_connections=MAX_CONNECTIONS, timeout=self._timeout_s, **self._options()
-        )
-        return _Client(aredis.Redis.from_pool(pool), nullcontext())
-
-
-class _Blocking(_RedisKeyValue):
-    def __init__(self, url: str, setting: str, timeout_s: float) -> None:
-        super().__init__(url, setting, timeout_s)
-        self._client: Any = None
-
-    async def command(self, *parts: Any) -> Any:
-        with self._typed():
-            return self._connected().execute_command(*parts)
-
-    async def many(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
-        with self._typed():
-            pipeline = self._connected().pipeline(**_plain(cluster=self._cluster))
-            for parts in commands:
-                pipeline.execute_command(*parts)
-            results: list[Any] = pipeline.execute()
-            return results
-
-    async def close(self) -> None:
-        if self._client is not None:
-            self._client.close()
-            self._client = None
-
-    def _connected(self) -> Any:
-        if self._client is None:
-            self._client = self._open()
-        return self._client
-
-    def _open(self) -> Any:
-        if self._cluster:
-            return redis.RedisCluster.from_url(_cluster_url(self._url), **self._options())
-        pool: Any = redis.BlockingConnectionPool.from_url(
-            self._url, max_connections=MAX_CONNECTIONS, timeout=self._timeout_s, **self._options()
-        )
-        return redis.Redis.from_pool(pool)
-
-
-@dataclass
+@dataclass(frozen=True, slots=True)
 class _Client:
     """A client and the gate before it: a cluster's pools fail when they are empty, where a server's pool waits."""
 
-    raw: Any
+    driver: Any
     gate: AbstractAsyncContextManager[Any]
-    opening: asyncio.Lock | None = None
-
-    async def open(self) -> None:
-        """A cluster's client asks for the slots once, before it is shared: redis-py drops connections when it does."""
-        if self.opening is None:
-            return
-        async with self.opening:
-            if self.opening is not None:
-                await self.raw.initialize()
-                self.opening = None
-
-    async def aclose(self) -> None:
-        await self.raw.aclose()
 
 
-def _check(url: str, setting: str) -> None:
-    parts = urlsplit(url)
-    try:
-        usable = bool(parts.hostname) and (parts.port is None or parts.port > 0)
-    except ValueError:
-        usable = False
-    database = parts.path.strip("/")
-    if not usable or (database and not database.isdigit()):
-        raise ConfigurationError(
-            f"{setting}: {redact_url(url)} is no Redis URL; it must look like redis://user:password@host:6379/0"
-        )
+def _loop_clients(server: _Server) -> LoopClients[_Client]:
+    async def make() -> _Client:
+        if not server.cluster:
+            return _Client(_driver(server, redis.asyncio), nullcontext())
+        # the first command of many at once would learn the slots once each, and cut each other's connections
+        return _Client(await _driver(server, redis.asyncio).initialize(), asyncio.Semaphore(MAX_CONNECTIONS))
+
+    async def close(client: _Client) -> None:
+        await client.driver.aclose()
+
+    return LoopClients(make, close)
+
+
+def _blocking_client(server: _Server) -> BlockingClient[_Client]:
+    async def make() -> _Client:
+        return _Client(_driver(server, redis), nullcontext())
+
+    async def close(client: _Client) -> None:
+        client.driver.close()
+
+    return BlockingClient(make, close)
+
+
+def _driver(server: _Server, module: Any) -> Any:
+    """A client of `redis` or of `redis.asyncio`: the two modules have the same names."""
+    if server.cluster:
+        nodes = [module.cluster.ClusterNode(host, port) for host, port in server.nodes]
+        return module.RedisCluster(startup_nodes=nodes, **server.clustered())
+    kind = {"connection_class": module.SSLConnection} if server.url.scheme == "rediss" else {}
+    return module.Redis.from_pool(module.BlockingConnectionPool(**kind, **server.single()))
+
+
+def _node(server: str) -> tuple[str, int]:
+    host, colon, port = server.rpartition(":")
+    if not colon or server.endswith("]"):
+        host, port = server, ""
+    return host.strip("[]"), int(port or DEFAULT_PORT)
 
 
 def _set(key: str, value: bytes, ttl_s: float | None) -> tuple[Any, ...]:
-    return ("SET", _name(key), value) if ttl_s is None else ("SET", _name(key), value, "PX", _millis(ttl_s))
+    command = ("SET", key_bytes(key), value)
+    return command if ttl_s is None else (*command, "PX", milliseconds(ttl_s))
 
 
-def _name(key: str) -> bytes:
-    return key.encode("utf-8", "surrogatepass")
-
-
-def _millis(ttl_s: float) -> int:
-    return max(1, round(ttl_s * 1000))
-
-
-def _plain(*, cluster: bool) -> dict[str, Any]:
-    return {} if cluster else {"transaction": False}
-
-
-def _cluster_url(url: str) -> str:
-    return "redis" + url[len(CLUSTER) :]
-
-
-def _place(url: str) -> str:
-    parts = urlsplit(url)
-    return f"{parts.hostname}:{parts.port or 6379}"
+def _short(reason: str) -> str:
+    """Connection errors repeat the address."""
+    return reason.rpartition("connecting to ")[2].partition(". ")[2] or reason

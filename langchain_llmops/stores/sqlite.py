@@ -1,363 +1,260 @@
-"""SQLite: one connection, on a thread of its own for async callers, in place for blocking ones."""
+"""SQLite: one file in WAL mode, one connection per store and process."""
 
 from __future__ import annotations
 
-import asyncio
-import os
-import queue
 import sqlite3
-import threading
 import time
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from langchain_llmops.core.errors import ConfigurationError, StoreError, StoreUnavailableError
+from langchain_llmops.core.errors import (
+    ConfigurationError,
+    StoreConflictError,
+    StoreError,
+    StoreUnavailableError,
+)
+from langchain_llmops.stores.keys import added
 from langchain_llmops.stores.migrations import run_steps
-from langchain_llmops.stores.sqlkv import SqlKeyValue
+from langchain_llmops.stores.opened import OpenedStore
+from langchain_llmops.stores.place import Place
+from langchain_llmops.stores.sqlkv import Expressions, SqlKeyValue
+from langchain_llmops.stores.turns import InPlace, OnThread, Rules, Turn
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
+    from contextlib import AbstractContextManager
 
-    from langchain_llmops.stores.base import Dialect, KeyValue, Objects, Row, Sql, Transaction
+    from langchain_llmops.stores.base import Dialect, Row, Transaction
+    from langchain_llmops.stores.turns import Turns
 
-__all__ = ["SqliteStore"]
+__all__ = ["IN_MEMORY", "SYNCHRONOUS", "SqliteStore"]
+
+T = TypeVar("T")
 
 SYNCHRONOUS: Final = ("off", "normal", "full", "extra")
 IN_MEMORY: Final = ":memory:"
-LOCKED: Final = "locked"
-RETRY_LOCKED_S: Final = 0.01
+OLDEST: Final = (3, 35)  # RETURNING
+RETRY_PAUSE_S: Final = 0.01
+EXPRESSIONS: Final = Expressions(now="llmops_now()", total="llmops_total(llmops_kv.value, ?)")
+UNIQUE_VIOLATIONS: Final = frozenset(
+    (sqlite3.SQLITE_CONSTRAINT_UNIQUE, sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY, sqlite3.SQLITE_CONSTRAINT_ROWID)
+)
 
 
-class _SystemClock:
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
-
-    async def now(self) -> float:
-        return self._clock()
-
-
-class SqliteStore:
-    """`Sql` and `KeyValue` in one SQLite file in WAL mode, shared by the processes of one host.
+class SqliteStore(OpenedStore):
+    """`Sql` and `KeyValue` in one SQLite file, shared by the processes of one host.
 
     Args:
         path: the file, or `:memory:`. Its folder is made.
         synchronous: `full` keeps what was committed through a power cut; `normal` may lose the last commits then.
-        blocking: run in place and never suspend.
+        blocking: run in the caller's thread and never suspend.
+        timeout_s: how long to wait for another process, or for a transaction of this one that does nothing.
+        clock: Unix seconds, for times to live.
     """
 
     def __init__(
         self,
         path: str,
         *,
-        setting: str,
+        setting: str = "url",
         blocking: bool = False,
         timeout_s: float = 5.0,
         synchronous: str = "full",
         clock: Callable[[], float] = time.time,
     ) -> None:
+        place = Place(setting, "SQLite", path)
         if synchronous not in SYNCHRONOUS:
-            raise ConfigurationError(f"{setting}: synchronous must be one of {', '.join(SYNCHRONOUS)}")
-        self.url = f"sqlite:///{path}"
-        self._connection = _Connection(path, setting, timeout_s, synchronous)
-        self._sql = _SqliteSql(self._connection, None if blocking else _Worker())
-        self._kv = SqlKeyValue(self._sql, _SystemClock(clock))
-
-    def __repr__(self) -> str:
-        return f"SqliteStore({self.url!r})"
-
-    @property
-    def sql(self) -> Sql:
-        """The database."""
-        return self._sql
-
-    @property
-    def kv(self) -> KeyValue:
-        """A table of keys and values."""
-        return self._kv
-
-    @property
-    def objects(self) -> Objects:
-        """Not here."""
-        raise ConfigurationError("sqlite:// keeps no objects; use file://, s3://, gs:// or az://")
-
-    async def ping(self) -> float:
-        """Open the file; seconds."""
-        began = time.perf_counter()
-        await self._sql.fetch("SELECT 1")
-        return time.perf_counter() - began
-
-    async def aclose(self) -> None:
-        """Close the file; the next use opens it again."""
-        await self._sql.close()
+            raise place.fault(ConfigurationError, f"synchronous must be one of {', '.join(SYNCHRONOUS)}")
+        file = _File(path, place, timeout_s, synchronous, clock)
+        rules = Rules(
+            connect=file.connect,
+            undo=_roll_back,
+            busy=file.busy,
+            over=lambda: place.fault(StoreError, f"{path} was closed within a transaction, which is undone"),
+            patience_s=timeout_s,
+            inheritable=path == IN_MEMORY,
+        )
+        turns: Turns[sqlite3.Connection] = InPlace(rules) if blocking else OnThread(rules)
+        sql = _SqliteSql(turns, file)
+        kv = SqlKeyValue(sql, EXPRESSIONS)
+        super().__init__(f"sqlite:///{path}", setting, reach=sql.reach, close=turns.aclose, kv=kv, sql=sql)
 
 
-class _Connection:
-    """The connection, opened on first use and held by one caller at a time."""
+class _File:
+    """How the file is opened, and what its errors mean."""
 
-    def __init__(self, path: str, setting: str, timeout_s: float, synchronous: str) -> None:
+    def __init__(self, path: str, place: Place, timeout_s: float, synchronous: str, clock: Callable[[], float]) -> None:
         self._path = path
-        self._setting = setting
+        self._place = place
         self._timeout_s = timeout_s
         self._synchronous = synchronous
-        self._raw: sqlite3.Connection | None = None
-        self._pid = os.getpid()
-        self.lock = threading.RLock()
+        self._clock = clock
 
-    def open(self) -> sqlite3.Connection:
-        if self._pid != os.getpid():  # a connection must not cross a fork; the child opens its own
-            self._raw, self._pid = None, os.getpid()
-        if self._raw is None:
-            try:
-                self._raw = self._connect()
-            except (sqlite3.Error, OSError) as error:
-                if LOCKED in str(error):
-                    raise StoreUnavailableError(
-                        f"{self._setting}: {self._path} is locked by another process"
-                    ) from error
-                raise ConfigurationError(
-                    f"{self._setting}: cannot open {self._path} ({error}); name a file in a folder you can write"
-                ) from error
-        return self._raw
-
-    def close(self) -> None:
-        with self.lock:
-            if self._raw is not None:
-                self._raw.close()
-                self._raw = None
-
-    def _connect(self) -> sqlite3.Connection:
-        if self._path != IN_MEMORY:
-            Path(self._path).parent.mkdir(parents=True, exist_ok=True)
-        raw = sqlite3.connect(self._path, timeout=self._timeout_s, isolation_level=None, check_same_thread=False)
+    def connect(self) -> sqlite3.Connection:
+        if sqlite3.sqlite_version_info < OLDEST:
+            raise self._place.fault(
+                ConfigurationError, f"this Python has SQLite {sqlite3.sqlite_version}; 3.35 or newer is needed"
+            )
         try:
-            self._use_wal(raw)
-            raw.execute(f"PRAGMA synchronous = {self._synchronous}")
-        except sqlite3.Error:
-            raw.close()
+            if self._path != IN_MEMORY:
+                Path(self._path).parent.mkdir(parents=True, exist_ok=True)
+            return self._prepared()
+        except OSError as error:
+            fault = self._unusable(error.strerror or str(error), error)
+        except (sqlite3.Error, ValueError) as error:
+            fault = self._refused(error)
+        raise fault
+
+    def busy(self) -> Exception:
+        return self._busy("another transaction")
+
+    def typed(self) -> AbstractContextManager[None]:
+        """Driver errors as ours."""
+        return self._place.typed((sqlite3.Error, OverflowError, UnicodeEncodeError), self._translated)
+
+    def _prepared(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            self._path, timeout=self._timeout_s, isolation_level=None, check_same_thread=False, cached_statements=256
+        )
+        try:
+            connection.create_function("llmops_now", 0, self._clock)
+            connection.create_function("llmops_total", 2, _total, deterministic=True)
+            self._write_ahead(connection)
+            connection.execute(f"PRAGMA synchronous = {self._synchronous}")
+        except BaseException:
+            connection.close()
             raise
-        return raw
+        return connection
 
-    def _use_wal(self, raw: sqlite3.Connection) -> None:
-        """SQLite's busy timeout does not cover this change when two processes open a new file at once."""
+    def _write_ahead(self, connection: sqlite3.Connection) -> None:
+        """Turn WAL on; SQLite does not wait by itself when another process is doing the same."""
         end = time.monotonic() + self._timeout_s
-        while True:
+        while connection.execute("PRAGMA journal_mode").fetchone()[0] not in ("wal", "memory"):
             try:
-                raw.execute("PRAGMA journal_mode = WAL")
+                connection.execute("PRAGMA journal_mode = WAL")
             except sqlite3.OperationalError as error:
-                if LOCKED not in str(error) or time.monotonic() > end:
+                if _code(error) != sqlite3.SQLITE_BUSY or time.monotonic() > end:
                     raise
-                time.sleep(RETRY_LOCKED_S)
+                time.sleep(RETRY_PAUSE_S)
             else:
-                return
+                break  # a file system without shared memory keeps its own mode
 
+    def _refused(self, error: Exception) -> Exception:
+        if _code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            return self._translated(error)
+        return self._unusable(self._place.reason(error), error)
 
-class _Worker:
-    """A daemon thread that runs jobs in order. Not an executor: those refuse work while the interpreter ends."""
+    def _busy(self, holder: str, error: Exception | None = None) -> Exception:
+        text = f"{self._path} is busy: {holder} held it for {self._timeout_s:g} s; try again"
+        return self._place.fault(StoreUnavailableError, text, error)
 
-    def __init__(self) -> None:
-        self._jobs: queue.SimpleQueue[tuple[Callable[[], Any], asyncio.Future[Any], asyncio.AbstractEventLoop] | None]
-        self._jobs = queue.SimpleQueue()
-        self._thread: threading.Thread | None = None
+    def _unusable(self, reason: str, error: Exception) -> Exception:
+        text = f"cannot use {self._path} ({reason}); name a SQLite file in a folder you can write"
+        return self._place.fault(ConfigurationError, text, error)
 
-    async def run(self, job: Callable[[], Any]) -> Any:
-        """Run a job to its end, also when the caller is cancelled meanwhile."""
-        if self._thread is None or not self._thread.is_alive():
-            self._thread = threading.Thread(target=self._work, name="llmops-sqlite", daemon=True)
-            self._thread.start()
-        loop = asyncio.get_running_loop()
-        done: asyncio.Future[Any] = loop.create_future()
-        self._jobs.put((job, done, loop))
-        return await done
-
-    def stop(self) -> None:
-        if self._thread is not None and self._thread.is_alive():
-            self._jobs.put(None)
-            self._thread.join()
-        self._thread = None
-
-    def _work(self) -> None:
-        while (item := self._jobs.get()) is not None:
-            job, done, loop = item
-            result: Any = None
-            failure: BaseException | None = None
-            try:
-                result = job()
-            except BaseException as error:  # noqa: BLE001 - carried to the caller
-                failure = error
-            if not loop.is_closed():
-                loop.call_soon_threadsafe(_settle, done, result, failure)
-
-
-def _settle(done: asyncio.Future[Any], result: Any, failure: BaseException | None) -> None:
-    if done.done():
-        return
-    if failure is not None:
-        done.set_exception(failure)
-    else:
-        done.set_result(result)
+    def _translated(self, error: Exception) -> Exception:
+        place, reason = self._place, self._place.reason(error)
+        if not isinstance(error, sqlite3.Error):
+            return place.fault(StoreError, f"SQLite cannot store a parameter ({reason}); use bytes", error)
+        match _code(error):
+            case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
+                return self._busy("another process", error)
+            case sqlite3.SQLITE_FULL | sqlite3.SQLITE_IOERR | sqlite3.SQLITE_CANTOPEN:
+                return place.fault(
+                    StoreUnavailableError, f"cannot read or write {self._path} ({reason}); check disk and folder", error
+                )
+            case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_PERM | sqlite3.SQLITE_AUTH | sqlite3.SQLITE_NOTADB:
+                return self._unusable(reason, error)
+            case sqlite3.SQLITE_CONSTRAINT if getattr(error, "sqlite_errorcode", 0) in UNIQUE_VIOLATIONS:
+                return place.fault(StoreConflictError, f"another writer was first ({reason})", error)
+        return place.fault(StoreError, f"SQLite refused a statement: {reason}", error)
 
 
 class _Statements:
-    """Statements on the connection; `_run` is where the two colours differ."""
+    """Statements of one owner: of nobody in particular, or of a transaction."""
 
-    def __init__(self, connection: _Connection, worker: _Worker | None) -> None:
-        self._connection = connection
-        self._worker = worker
+    def __init__(self, turns: Turns[sqlite3.Connection], file: _File, owner: object = None) -> None:
+        self._turns = turns
+        self._file = file
+        self._owner = owner
+        self._turn = Turn.ALONE if owner is None else Turn.INSIDE
 
     async def fetch(self, statement: str, parameters: Sequence[Any] = ()) -> list[Row]:
         """Rows of one statement."""
-        rows: list[Row] = await self._run(lambda raw: raw.execute(statement, tuple(parameters)).fetchall())
-        return rows
+        return await self._run(lambda connection: connection.execute(statement, parameters).fetchall())
 
     async def execute(self, statement: str, parameters: Sequence[Any] = ()) -> int:
         """Rows touched by one statement."""
-        return int(await self._run(lambda raw: raw.execute(statement, tuple(parameters)).rowcount))
+        return await self._run(lambda connection: max(0, connection.execute(statement, parameters).rowcount))
 
     async def execute_many(self, statement: str, rows: Sequence[Sequence[Any]]) -> None:
         """One statement for every row."""
-        await self._run(lambda raw: raw.executemany(statement, rows))
+        await self._run(lambda connection: connection.executemany(statement, rows))
 
-    async def roll_back(self) -> None:
-        """End the transaction, if one has begun."""
-        await self._run(lambda raw: raw.rollback())
+    async def _run(self, job: Callable[[sqlite3.Connection], T], turn: Turn | None = None, owner: object = None) -> T:
+        def typed(connection: sqlite3.Connection) -> T:
+            with self._file.typed():
+                return job(connection)
 
-    async def _run(self, job: Callable[[sqlite3.Connection], Any]) -> Any:
-        def locked() -> Any:
-            with self._connection.lock, _typed():
-                return job(self._connection.open())
-
-        return locked() if self._worker is None else await self._worker.run(locked)
+        return await self._turns.run(typed, turn or self._turn, owner or self._owner)
 
 
 class _SqliteSql(_Statements):
     dialect: Dialect = "sqlite"
 
-    def __init__(self, connection: _Connection, worker: _Worker | None) -> None:
-        super().__init__(connection, worker)
-        self._turns = _Turns(worker)
-
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Transaction]:
         """BEGIN IMMEDIATE … COMMIT; other statements of this store wait."""
-        async with self._turns.taken():
-            body = _Statements(self._connection, self._worker)
-            try:
-                # a cancelled caller may leave while the worker begins: then the rollback must follow it
-                await _finish(body.execute("BEGIN IMMEDIATE"), self._worker)
-                yield body
-            except BaseException:
-                await _finish(body.roll_back(), self._worker)
-                raise
-            await _finish(body.execute("COMMIT"), self._worker)
+        owner = object()
+        await self._run(_begin, Turn.BEGIN, owner)
+        try:
+            yield _Statements(self._turns, self._file, owner)
+        except BaseException:
+            await self._run(_roll_back, Turn.END, owner)
+            raise
+        await self._run(_commit, Turn.END, owner)
 
     async def execute_many(self, statement: str, rows: Sequence[Sequence[Any]]) -> None:
         """One statement for every row, in one transaction."""
         async with self.transaction() as transaction:
             await transaction.execute_many(statement, rows)
 
-    async def fetch(self, statement: str, parameters: Sequence[Any] = ()) -> list[Row]:
-        """Rows of one statement, between transactions."""
-        async with self._turns.taken():
-            return await super().fetch(statement, parameters)
-
-    async def execute(self, statement: str, parameters: Sequence[Any] = ()) -> int:
-        """Rows touched by one statement, between transactions."""
-        async with self._turns.taken():
-            return await super().execute(statement, parameters)
-
     async def migrate(self, component: str, steps: Sequence[str]) -> int:
         """Bring a component's tables up to date; IMMEDIATE keeps other processes out meanwhile."""
         async with self.transaction() as transaction:
             return await run_steps(transaction, self.dialect, component, steps)
 
-    async def close(self) -> None:
-        async with self._turns.taken():
-            self._connection.close()
-            if self._worker is not None:
-                self._worker.stop()
+    async def reach(self) -> None:
+        """Take the lock of a writer and give it back."""
+        async with self.transaction():
+            pass
 
 
-class _Turns:
-    """One caller at a time on the connection, whatever its thread or loop."""
-
-    def __init__(self, worker: _Worker | None) -> None:
-        self._worker = worker
-        self._lock = threading.Lock()
-        self._waiting: list[tuple[asyncio.Future[None], asyncio.AbstractEventLoop]] = []
-        self._guard = threading.Lock()
-
-    @asynccontextmanager
-    async def taken(self) -> AsyncIterator[None]:
-        if self._worker is None:
-            with self._lock:
-                yield
-            return
-        await self._acquire()
-        try:
-            yield
-        finally:
-            self._release()
-
-    async def _acquire(self) -> None:
-        while True:
-            with self._guard:
-                if self._lock.acquire(blocking=False):
-                    return
-                loop = asyncio.get_running_loop()
-                turn: asyncio.Future[None] = loop.create_future()
-                self._waiting.append((turn, loop))
-            try:
-                await turn
-            except asyncio.CancelledError:
-                self._pass_on(turn)
-                raise
-
-    def _release(self) -> None:
-        with self._guard:
-            self._lock.release()
-            self._wake()
-
-    def _pass_on(self, turn: asyncio.Future[None]) -> None:
-        """A cancelled waiter that had been woken wakes the next."""
-        with self._guard:
-            self._waiting = [item for item in self._waiting if item[0] is not turn]
-            if not self._lock.locked():
-                self._wake()
-
-    def _wake(self) -> None:
-        while self._waiting:
-            turn, loop = self._waiting.pop(0)
-            if not loop.is_closed():
-                loop.call_soon_threadsafe(_settle, turn, None, None)
-                return
+def _begin(connection: sqlite3.Connection) -> None:
+    connection.execute("BEGIN IMMEDIATE")
 
 
-async def _finish(ending: Any, worker: _Worker | None) -> None:
-    """COMMIT and ROLLBACK run to their end even when the caller is cancelled in the middle."""
-    if worker is None:
-        await ending
-        return
-    task = asyncio.ensure_future(ending)
+def _commit(connection: sqlite3.Connection) -> None:
     try:
-        await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait({task})
+        connection.execute("COMMIT")
+    except sqlite3.Error:
+        _roll_back(connection)
         raise
 
 
-@contextmanager
-def _typed() -> Iterator[None]:
+def _roll_back(connection: sqlite3.Connection) -> None:
+    if connection.in_transaction:
+        connection.execute("ROLLBACK")
+
+
+def _total(value: bytes, by: int) -> bytes | None:
+    """SQL function: NULL, which the column refuses, for what is no counter."""
     try:
-        yield
-    except sqlite3.OperationalError as error:
-        _raise_operational(error)
-    except (sqlite3.Error, OverflowError) as error:
-        raise StoreError(f"SQLite refused a statement: {error}") from error
+        return str(added(bytes(value), by)).encode()
+    except StoreError:
+        return None
 
 
-def _raise_operational(error: sqlite3.OperationalError) -> NoReturn:
-    text = str(error)
-    if "locked" in text or "busy" in text or "disk" in text or "unable to open" in text or "readonly" in text:
-        raise StoreUnavailableError(f"SQLite is not available: {text}") from error
-    raise StoreError(f"SQLite refused a statement: {text}") from error
+def _code(error: BaseException) -> int:
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF

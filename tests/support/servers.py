@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import ctypes
 import os
 import pwd
 import shutil
@@ -20,8 +21,10 @@ import time
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
+from urllib.parse import quote
 
 DEADLINE_S = 60.0
+PR_SET_PDEATHSIG = 1
 NOBODY = "nobody"
 S3_KEY, S3_SECRET, BUCKET = "llmopskey", "llmopssecret", "llmops"
 _children: set[subprocess.Popen] = set()
@@ -46,6 +49,7 @@ class Server:
             stderr=subprocess.DEVNULL,
             env=self.environment,
             start_new_session=True,
+            preexec_fn=_end_with(os.getpid()),  # noqa: PLW1509 - it takes no lock
             **_as(self.user),
         )
         _children.add(self.process)
@@ -91,7 +95,7 @@ def redis_server(*options: str, password: str | None = None):
         secret = ["--requirepass", password] if password else []
         command = [str(executable), "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder)]
         command += ["--save", "", "--appendonly", "no", *secret, *options]
-        login = f":{password}@" if password else ""
+        login = f":{quote(password, safe='')}@" if password else ""
         yield from _run(Server(f"redis://{login}127.0.0.1:{port}/0", command, port, dict(os.environ)))
 
 
@@ -150,7 +154,7 @@ def postgres_server(*, password: str | None = None, fsync: bool = False):
         settings = {"fsync": "on" if fsync else "off", "max_connections": "100", "unix_socket_directories": str(folder)}
         command = [str(programs / "postgres"), "-D", str(data), "-h", "127.0.0.1", "-p", str(port)]
         command += [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
-        login = f"postgres:{password}" if password else "postgres"
+        login = f"postgres:{quote(password, safe='')}" if password else "postgres"
         url = f"postgresql://{login}@127.0.0.1:{port}/postgres"
         yield from _run(Server(url, command, port, environment, user), ready=_postgres_answers)
 
@@ -206,6 +210,20 @@ def _folder():
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _end_with(parent: int):
+    """On Linux a child ends with the thread that started it, even when that is killed and cannot clean up."""
+    if not sys.platform.startswith("linux"):
+        return None
+    libc = ctypes.CDLL(None, use_errno=True)
+
+    def arm() -> None:
+        libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return arm
 
 
 def _as(user: str | None) -> dict:

@@ -64,10 +64,10 @@ def check(error: Exception, kind: type, *words: str) -> None:
         (f"redis://u:{QUOTED}@host:notaport/0", "redis://user:password@host"),
         ("redis://host/database", "redis://user:password@host"),
         (f"postgresql://u:{QUOTED}@host:notaport/x", "postgresql://user:password@host"),
-        ("postgresql://u:a@b@host/x", "write it as %40"),
+        ("postgresql://u:a@b@host/x", "must be percent-encoded"),
         ("s3://", "needs a bucket"),
         ("s3://bucket?no_such_option=1", "cannot use"),
-        ("http://[half", "is not a URL"),
+        ("http://[half", "use one of"),
     ],
 )
 def test_a_wrong_url_names_the_setting_and_the_form(url, word):
