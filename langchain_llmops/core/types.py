@@ -19,7 +19,7 @@ __all__ = [
 ]
 
 CallKind = Literal["model", "tool", "retriever", "turn"]
-RECORD_VERSION = 1
+RECORD_VERSION = 2
 
 
 class ErrorKind(StrEnum):
@@ -74,15 +74,20 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Money:
-    """US dollars by part; `fee_usd` is what a provider takes per request or per search."""
+    """US dollars by part; `fee_usd` is what a provider takes per request or per search.
+
+    `cache_read_usd` and `cache_write_usd` are parts of `input_usd`, not additions to it.
+    """
 
     input_usd: Decimal = Decimal(0)
     output_usd: Decimal = Decimal(0)
     fee_usd: Decimal = Decimal(0)
+    cache_read_usd: Decimal = Decimal(0)
+    cache_write_usd: Decimal = Decimal(0)
 
     @property
     def total_usd(self) -> Decimal:
-        """All parts."""
+        """Input, output and fees."""
         return self.input_usd + self.output_usd + self.fee_usd
 
 
@@ -113,7 +118,10 @@ class CallRecord:
 
     Times are Unix seconds (UTC) and seconds; money is Decimal US dollars. `money` is None when nothing was or could
     be charged (tools, turns, unpriced models: see `unpriced`). A failed attempt whose provider may have charged
-    carries `estimated` usage and its price in `money`, and `error_kind` says why it failed.
+    carries `estimated` usage and its price in `money`, and `error_kind` says why it failed. `parent_run_id` is the
+    nearest run above that has a record too, `node` the LangGraph node, `inter_token_s` the mean pause between streamed
+    pieces, `retries` how many sibling calls of the same name failed before this one, and `clamped` says that the
+    provider reported impossible counts, which were cut to possible ones.
     """
 
     kind: CallKind
@@ -133,11 +141,16 @@ class CallRecord:
     saved: Usage | None = None
     saved_usd: Decimal | None = None
     ttft_s: float | None = None
+    inter_token_s: float | None = None
     streamed: bool = False
     cache_level: str | None = None
     route: str | None = None
     rung: int | None = None
     attempt: int | None = None
+    retries: int = 0
+    node: str | None = None
+    service_tier: str | None = None
+    clamped: bool = False
     finish_reason: str | None = None
     error_kind: ErrorKind | None = None
     error_class: str | None = None

@@ -32,6 +32,8 @@ CALL_COLUMNS: Final = (
     "cache_write_tokens", "reasoning_tokens", "estimated", "input_pico", "output_pico", "fee_pico", "unpriced",
     "saved_usage", "saved_pico", "cache_level", "route", "rung", "attempt", "finish_reason", "error_kind",
     "error_class", "prompt_hash", "tags", "experiment", "arm", "outcome", "content_ref", "content", "version",
+    "cache_write_1h_tokens", "audio_input_tokens", "audio_output_tokens", "cache_read_pico", "cache_write_pico",
+    "inter_token_s", "retries", "node", "service_tier", "clamped",
 )  # fmt: skip
 
 # Money is in integer pico-dollars (1e-12 USD): exact for every published price per token.
@@ -56,6 +58,27 @@ MIGRATIONS: Final = (
         user_id TEXT, session_id TEXT
     );
     CREATE INDEX llmops_events_at ON llmops_events (at)""",
+    """ALTER TABLE llmops_calls ADD COLUMN cache_write_1h_tokens BIGINT NOT NULL DEFAULT 0;
+    ALTER TABLE llmops_calls ADD COLUMN audio_input_tokens BIGINT NOT NULL DEFAULT 0;
+    ALTER TABLE llmops_calls ADD COLUMN audio_output_tokens BIGINT NOT NULL DEFAULT 0;
+    ALTER TABLE llmops_calls ADD COLUMN cache_read_pico BIGINT;
+    ALTER TABLE llmops_calls ADD COLUMN cache_write_pico BIGINT;
+    ALTER TABLE llmops_calls ADD COLUMN inter_token_s {REAL};
+    ALTER TABLE llmops_calls ADD COLUMN retries INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE llmops_calls ADD COLUMN node TEXT;
+    ALTER TABLE llmops_calls ADD COLUMN service_tier TEXT;
+    ALTER TABLE llmops_calls ADD COLUMN clamped INTEGER NOT NULL DEFAULT 0;
+    CREATE INDEX llmops_calls_request ON llmops_calls (request_id);
+    CREATE INDEX llmops_calls_run ON llmops_calls (run_id);
+    CREATE TABLE llmops_feedback (
+        id {AUTOKEY}, at {REAL} NOT NULL, tenant TEXT, run_id TEXT NOT NULL, key TEXT NOT NULL, score {REAL},
+        comment TEXT
+    );
+    CREATE INDEX llmops_feedback_run ON llmops_feedback (run_id);
+    CREATE TABLE llmops_outcomes (
+        id {AUTOKEY}, at {REAL} NOT NULL, tenant TEXT, session_id TEXT NOT NULL, ok INTEGER NOT NULL, comment TEXT
+    );
+    CREATE INDEX llmops_outcomes_session ON llmops_outcomes (session_id)""",
 )
 
 INSERT_CALL: Final = (
@@ -84,13 +107,15 @@ def call_row(record: CallRecord) -> tuple[Any, ...]:
         record.run_id, record.trace_id, record.parent_run_id, record.kind, record.name, who.tenant, who.user,
         who.session, who.request, record.provider, record.model, record.started_at, record.latency_s, record.ttft_s,
         int(record.streamed), usage.input_tokens, usage.output_tokens, usage.cache_read_tokens,
-        usage.cache_write_tokens + usage.cache_write_1h_tokens, usage.reasoning_tokens, int(record.estimated),
+        usage.cache_write_tokens, usage.reasoning_tokens, int(record.estimated),
         _pico(money, "input_usd"), _pico(money, "output_usd"), _pico(money, "fee_usd"), int(record.unpriced),
         _usage_text(record.saved),
         None if record.saved_usd is None else to_pico(record.saved_usd), record.cache_level, record.route, record.rung,
         record.attempt, record.finish_reason, record.error_kind, record.error_class, record.prompt_hash,
         json.dumps(record.tags), record.experiment, record.arm, record.outcome, record.content_ref, record.content,
-        record.version,
+        record.version, usage.cache_write_1h_tokens, usage.audio_input_tokens, usage.audio_output_tokens,
+        _pico(money, "cache_read_usd"), _pico(money, "cache_write_usd"), record.inter_token_s, record.retries,
+        record.node, record.service_tier, int(record.clamped),
     )  # fmt: skip
     return tuple(_storable(value) for value in values)
 

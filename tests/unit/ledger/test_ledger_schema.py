@@ -36,9 +36,11 @@ CALL = CallRecord(
     identity=Identity(tenant="t", user="u", session="s", request="r"),
     provider="openai",
     model="gpt-4o",
-    usage=Usage(100, 20, 30, 4, 1, 6),
+    usage=Usage(100, 20, 30, 5, 7, 6, 8, 9),
     estimated=True,
-    money=Money(Decimal("0.00025"), Decimal("0.0002")),
+    money=Money(
+        Decimal("0.00025"), Decimal("0.0002"), cache_read_usd=Decimal("0.00003"), cache_write_usd=Decimal("0.00001")
+    ),
     saved=Usage(10, 5, reasoning_tokens=2),
     saved_usd=Decimal("0.0000125"),
     ttft_s=0.1,
@@ -47,6 +49,11 @@ CALL = CallRecord(
     route="simple",
     rung=1,
     attempt=2,
+    retries=1,
+    node="model",
+    service_tier="flex",
+    clamped=True,
+    inter_token_s=0.02,
     finish_reason="stop",
     error_kind=ErrorKind.TIMEOUT,
     error_class="ModelTimeoutError",
@@ -66,7 +73,10 @@ WANTED = {
     "input_pico": 250_000_000, "output_pico": 200_000_000, "fee_pico": 0, "unpriced": 0, "saved_pico": 12_500_000,
     "cache_level": "L1", "route": "simple", "rung": 1, "attempt": 2, "finish_reason": "stop", "error_kind": "timeout",
     "error_class": "ModelTimeoutError", "prompt_hash": "ab", "experiment": "e", "arm": "x", "outcome": "good",
-    "content_ref": "ref", "content": "text", "version": 1,
+    "content_ref": "ref", "content": "text", "version": 2,
+    "cache_write_1h_tokens": 7, "audio_input_tokens": 8, "audio_output_tokens": 9, "cache_read_pico": 30_000_000,
+    "cache_write_pico": 10_000_000, "inter_token_s": 0.02, "retries": 1, "node": "model", "service_tier": "flex",
+    "clamped": 1,
 }  # fmt: skip
 
 
@@ -98,7 +108,7 @@ async def test_a_bare_record_comes_back_with_nothing_made_up(sql) -> None:
         "parent_run_id", "tenant", "user_id", "session_id", "request_id", "provider", "model", "ttft_s", "input_pico",
         "output_pico", "fee_pico", "saved_usage", "saved_pico", "cache_level", "route", "rung", "attempt",
         "finish_reason", "error_kind", "error_class", "prompt_hash", "experiment", "arm", "outcome", "content_ref",
-        "content",
+        "content", "cache_read_pico", "cache_write_pico", "inter_token_s", "node", "service_tier",
     }  # fmt: skip
     assert {name for name, value in row.items() if value is None} == unknown
 
