@@ -7,11 +7,12 @@ import json
 import re
 from typing import TYPE_CHECKING, Any, Final
 
+from langchain_llmops.core.types import Identity
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from langchain_llmops.core.settings import CacheScope
-    from langchain_llmops.core.types import Identity
 
 __all__ = ["Uncacheable", "fingerprint", "scope_of"]
 
@@ -45,17 +46,23 @@ class Uncacheable(Exception):  # noqa: N818 - a decision, not a failure; never l
     """This call must not be cached, for the reason given."""
 
 
-def scope_of(scope: CacheScope, identity: Identity | None) -> str:
-    """Who may share the answer; raises `Uncacheable` when the scope needs an identity that is unknown."""
-    if scope == "shared":
-        return ""
-    name = None if identity is None else (identity.user if scope == "user" else identity.session)
-    if not name:
-        raise Uncacheable(f"scope is {scope!r} and the run names no {scope}")
-    return f"{scope}:{name}"
+def scope_of(scope: CacheScope, identity: Identity | None, tenant: str) -> str:
+    """Who may share the answer; raises `Uncacheable` when the scope needs an identity that is unknown.
+
+    The tenant that the run names wins over the cache's own. Two users may well choose one name for a session, so a
+    session belongs to its user.
+    """
+    who = identity or Identity()
+    owner = [who.tenant or tenant]
+    if scope != "shared":
+        name = who.user if scope == "user" else who.session
+        if not name:
+            raise Uncacheable(f"scope is {scope!r} and the run names no {scope}")
+        owner += [scope, who.user or "", name]
+    return json.dumps(owner)
 
 
-def fingerprint(prompt: str, llm_string: str, *, owner: str, tenant: str, namespace: str) -> str:
+def fingerprint(prompt: str, llm_string: str, *, owner: str, namespace: str) -> str:
     """BLAKE2b-256 over the canonical request and its scope, in hex; raises `Uncacheable`.
 
     `prompt` and `llm_string` are what langchain-core hands to a `BaseCache`. Message ids, tool-call ids, usage and
@@ -65,7 +72,7 @@ def fingerprint(prompt: str, llm_string: str, *, owner: str, tenant: str, namesp
         raise Uncacheable("the request holds a class or an object whose content the cache cannot see")
     if any(float(found[1]) > 0 for found in _TEMPERATURE.finditer(llm_string)):
         raise Uncacheable("temperature is above 0")
-    parts = [VERSION, tenant, namespace, owner, _model(llm_string), _prompt(prompt)]
+    parts = [VERSION, namespace, owner, _model(llm_string), _prompt(prompt)]
     digest = hashlib.blake2b(digest_size=32)
     for part in parts:
         data = part.encode("utf-8", "surrogatepass")

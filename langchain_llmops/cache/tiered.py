@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import threading
 import time
 from collections import Counter, OrderedDict
@@ -16,7 +17,7 @@ from langchain_llmops.cache.fingerprint import Uncacheable, fingerprint, scope_o
 from langchain_llmops.core.concurrency import drive, run_sync
 from langchain_llmops.core.context import CURRENT_IDENTITY
 from langchain_llmops.core.envelope import Envelope
-from langchain_llmops.core.errors import EnvelopeError, StoreError
+from langchain_llmops.core.errors import EnvelopeError, LLMOpsError
 from langchain_llmops.core.events import Bus, CacheLooked
 from langchain_llmops.stores.base import open_store
 
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from langchain_llmops.stores.base import KeyValue, Store
 
 __all__ = ["TieredCache"]
+
+_log = logging.getLogger(__name__)
 
 PREFIX: Final = "llmops:cache:1:"
 PAUSE_AFTER_ERROR_S: Final = 5.0
@@ -51,7 +54,7 @@ class TieredCache(BaseCache):
     Args:
         store, blocking_store: L2 for async and for sync callers, over one database; L1 alone when None.
         scope: who may share an answer. Under `user` and `session` a call that names nobody bypasses the cache.
-        tenant, namespace: parts of every key.
+        tenant, namespace: parts of every key; a run that names its tenant has that one instead.
         l1_max_bytes, l1_ttl_s, l2_ttl_s: bounds; bytes are those of the encoded answers.
     """
 
@@ -84,6 +87,7 @@ class TieredCache(BaseCache):
         self._bus = bus or Bus()
         self._clock = clock
         self._paused_until = 0.0
+        self._failing = False
         self._generation = 0
         owner = hashlib.blake2b(f"{tenant}\x00{namespace}".encode(), digest_size=16).hexdigest()
         self._generation_key = f"llmops:cache-generation:1:{owner}"
@@ -185,9 +189,10 @@ class TieredCache(BaseCache):
             return None
         try:
             stored, generation = await l2.get_many((PREFIX + key, self._generation_key))
-        except StoreError:
-            self._pause()
+        except LLMOpsError as error:
+            self._pause(error)
             return None
+        self._failing = False
         if generation is not None and not generation.isdigit():  # not ours: nothing here can be trusted
             self._looked("error", "L2")
             return None
@@ -208,8 +213,8 @@ class TieredCache(BaseCache):
         if l2 is not None and self._clock() >= self._paused_until:
             try:
                 await l2.set(PREFIX + key, data, self._l2_ttl_s)
-            except StoreError:
-                self._pause()
+            except LLMOpsError as error:
+                self._pause(error)
 
     async def _clear(self, l2: KeyValue | None) -> None:
         self._l1.clear()
@@ -217,8 +222,8 @@ class TieredCache(BaseCache):
 
     def _key(self, prompt: str, llm_string: str) -> str | None:
         try:
-            owner = scope_of(self._scope, CURRENT_IDENTITY.get())
-            return fingerprint(prompt, llm_string, owner=owner, tenant=self._tenant, namespace=self._namespace)
+            owner = scope_of(self._scope, CURRENT_IDENTITY.get(), self._tenant)
+            return fingerprint(prompt, llm_string, owner=owner, namespace=self._namespace)
         except Uncacheable:
             return None
 
@@ -231,7 +236,10 @@ class TieredCache(BaseCache):
             return False
         return bool(message.content or calls) and (self._tool_calls or not calls)
 
-    def _pause(self) -> None:
+    def _pause(self, error: LLMOpsError) -> None:
+        if not self._failing:
+            _log.warning("the cache goes on without its second level until that answers again: %s", error)
+        self._failing = True
         self._paused_until = self._clock() + PAUSE_AFTER_ERROR_S
         self._looked("error", "L2")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
+from itertools import count
 from typing import Annotated, TypedDict
 
 import pytest
@@ -147,6 +148,33 @@ def test_sessions_never_share_under_session_scope(make) -> None:
         ask(model, user_id="ada", session_id=session)
     ask(model, user_id="ada", thread_id="s1")
     assert model.calls == 2
+
+
+def test_two_users_with_one_name_for_a_session_do_not_share_it(make) -> None:
+    model = ScriptedModel(cache=make(scope="session"))
+    for user in ("ada", "eve"):
+        ask(model, user_id=user, session_id="main")
+    assert model.calls == 2
+
+
+def test_tenants_that_runs_name_never_share(make) -> None:
+    model = ScriptedModel(cache=make())
+    for tenant in ("acme", "rival", "acme"):
+        ask(model, tenant_id=tenant, user_id="ada")
+    assert model.calls == 2
+
+
+@pytest.mark.parametrize("colour", ["sync", "async"])
+async def test_a_second_level_that_is_no_database_is_a_miss_and_said_once(tmp_path, caplog, colour) -> None:
+    (tmp_path / "cache.db").write_bytes(b"this is no database" * 100)
+    cache = TieredCache.from_urls(f"sqlite:///{tmp_path / 'cache.db'}", l1_max_bytes=0, clock=count(0, 10).__next__)
+    model = ScriptedModel(cache=cache)
+    for _ in range(3):
+        answer = model.invoke("hi") if colour == "sync" else await model.ainvoke("hi")
+        assert answer.text
+    assert model.calls == 3
+    assert len([record for record in caplog.records if "without its second level" in record.message]) == 1
+    await cache.aclose()
 
 
 async def test_scopes_hold_for_tasks_that_run_at_once(make) -> None:
