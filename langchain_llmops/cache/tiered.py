@@ -15,7 +15,7 @@ from langchain_core.outputs import ChatGeneration, Generation
 from langchain_llmops.cache.codec import decode, encode, rebuild
 from langchain_llmops.cache.fingerprint import Uncacheable, fingerprint, scope_of
 from langchain_llmops.core.concurrency import drive, run_sync
-from langchain_llmops.core.context import CURRENT_IDENTITY
+from langchain_llmops.core.context import current_identity
 from langchain_llmops.core.envelope import Envelope
 from langchain_llmops.core.errors import EnvelopeError, LLMOpsError
 from langchain_llmops.core.events import Bus, CacheLooked
@@ -222,7 +222,7 @@ class TieredCache(BaseCache):
 
     def _key(self, prompt: str, llm_string: str) -> str | None:
         try:
-            owner = scope_of(self._scope, CURRENT_IDENTITY.get(), self._tenant)
+            owner = scope_of(self._scope, current_identity(), self._tenant)
             return fingerprint(prompt, llm_string, owner=owner, namespace=self._namespace)
         except Uncacheable:
             return None
@@ -245,7 +245,7 @@ class TieredCache(BaseCache):
 
     def _looked(self, outcome: str, level: str | None) -> None:
         self._counts[f"{outcome}:{level}" if level else outcome] += 1
-        self._bus.publish(CacheLooked(outcome, level, CURRENT_IDENTITY.get()))
+        self._bus.publish(CacheLooked(outcome, level, current_identity()))
 
 
 def _ended_well(told: Mapping[str, Any]) -> bool:

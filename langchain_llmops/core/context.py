@@ -14,13 +14,25 @@ if TYPE_CHECKING:
 
     from langchain_core.runnables import RunnableConfig
 
-__all__ = ["ATTEMPT", "CURRENT_IDENTITY", "ROUTE", "RUNG", "identity_from", "run_config"]
+__all__ = [
+    "ARM",
+    "ATTEMPT",
+    "CURRENT_METADATA",
+    "EXPERIMENT",
+    "ROUTE",
+    "RUNG",
+    "current_identity",
+    "identity_from",
+    "run_config",
+]
 
 ROUTE: Final = "llmops_route"
 RUNG: Final = "llmops_rung"
 ATTEMPT: Final = "llmops_attempt"
+EXPERIMENT: Final = "llmops_experiment"
+ARM: Final = "llmops_arm"
 
-_KEYS: Final = {
+_KEYS: Final = {  # in the order of Identity's fields
     "tenant": "tenant_id",
     "team": "team_id",
     "user": "user_id",
@@ -30,19 +42,29 @@ _KEYS: Final = {
     "ip": "ip",
 }
 
-CURRENT_IDENTITY: ContextVar[Identity | None] = ContextVar("llmops_identity", default=None)
-"""The identity of the model call that is starting: a `BaseCache` is handed two strings and can ask only here.
+_SESSION: Final = list(_KEYS).index("session")
 
-Our callback handler sets it at every model start (to `Identity()` when the run names nobody) and clears it at its end.
+CURRENT_METADATA: ContextVar[Mapping[str, Any] | None] = ContextVar("llmops_metadata", default=None)
+"""The metadata of the model call that is under way: a `BaseCache` is handed two strings and can ask only here.
+
+Our callback handler sets it at every model start, to nothing when the run names nobody, and clears it at its end.
 """
+
+
+def current_identity() -> Identity | None:
+    """Who asks for the model call that is under way; None outside of one, or where nobody observes."""
+    metadata = CURRENT_METADATA.get()
+    return None if metadata is None else identity_from(metadata)
 
 
 def identity_from(metadata: Mapping[str, Any] | None) -> Identity:
     """Read the identity a run's metadata names; `thread_id` stands in for a missing session."""
-    metadata = metadata or {}
-    found = {name: _text(metadata.get(key)) for name, key in _KEYS.items()}
-    found["session"] = found["session"] or _text(metadata.get("thread_id"))
-    return Identity(**found)
+    if not metadata:
+        return Identity()
+    found = [_text(metadata.get(key)) for key in _KEYS.values()]
+    if not found[_SESSION]:
+        found[_SESSION] = _text(metadata.get("thread_id"))
+    return Identity(*found)
 
 
 def run_config(
@@ -75,4 +97,4 @@ def run_config(
 
 
 def _text(value: object) -> str | None:
-    return None if value is None else str(value)
+    return value if value is None or type(value) is str else str(value)

@@ -20,7 +20,7 @@ from langgraph.graph import START, StateGraph
 from langgraph.graph.message import add_messages
 
 from langchain_llmops.cache.tiered import PAUSE_AFTER_ERROR_S, PREFIX, TieredCache
-from langchain_llmops.core.context import CURRENT_IDENTITY
+from langchain_llmops.core.context import CURRENT_METADATA
 from langchain_llmops.core.errors import StoreUnavailableError
 from langchain_llmops.core.types import Identity
 from langchain_llmops.telemetry.handler import OpsCallbackHandler
@@ -507,7 +507,7 @@ def test_identity_is_read_from_the_context_of_the_call(make) -> None:
 
     def as_user(name: str, call, *args):
         context = contextvars.copy_context()
-        context.run(CURRENT_IDENTITY.set, Identity(user=name))
+        context.run(CURRENT_METADATA.set, {"user_id": name})
         return context.run(call, *args)
 
     as_user("ada", cache.update, "p", "m", KEPT)

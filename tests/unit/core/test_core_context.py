@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from langchain_llmops.core.context import CURRENT_IDENTITY, identity_from, run_config
+from langchain_llmops.core.context import current_identity, identity_from, run_config
 from langchain_llmops.core.errors import ConfigurationError
 from langchain_llmops.core.types import Identity
 
@@ -92,4 +92,4 @@ def test_a_run_without_metadata_names_nobody() -> None:
 
 
 def test_no_call_is_starting_outside_a_call() -> None:
-    assert CURRENT_IDENTITY.get() is None
+    assert current_identity() is None

@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 from langchain.agents import create_agent
+from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.exceptions import ModelRateLimitError
 from langchain_core.messages import HumanMessage, ToolMessage
 from langchain_core.output_parsers import StrOutputParser
@@ -46,7 +47,8 @@ def check_turn(told, handler) -> None:
     assert {record.identity for record in told} == {WHO}
     assert {record.trace_id for record in told} == {turn.run_id}
     assert turn.parent_run_id is None
-    assert all(record.parent_run_id is not None for record in told[:-1])
+    assert {record.parent_run_id for record in told[:-1]} == {turn.run_id}, "the nearest run that has a record"
+    assert [record.node for record in told] == ["model", "tools", "model", None]
     assert len({record.run_id for record in told}) == 4
     assert (told[1].name, told[1].error_kind) == ("lookup", None)
     assert (turn.usage, turn.money) == (Usage(), None), "a turn's tokens are those of its calls"
@@ -174,6 +176,14 @@ async def _cancel_in_the_model(run, hang: Hang) -> None:
         await task
 
 
+class KeepsIds(BaseCallbackHandler):
+    def __init__(self) -> None:
+        self.ids = []
+
+    def on_chat_model_start(self, serialized, messages, *, run_id, **kwargs) -> None:
+        self.ids.append(run_id)
+
+
 async def test_a_cancelled_turn_leaves_no_open_run_and_may_have_cost(config, told, handler) -> None:
     hang = Hang()
     await _cancel_in_the_model(create_agent(ScriptedModel(hang), []).ainvoke(ASK, config), hang)
@@ -196,10 +206,10 @@ async def test_fifty_cancelled_chains_leave_no_open_run(config, told, handler) -
     assert [record.error_kind for record in told.of("model")] == [ErrorKind.CANCELLED] * 50
 
 
-def test_a_run_open_for_hours_is_swept_and_its_late_end_changes_nothing(config, told, handler, clock) -> None:
+def test_a_run_open_for_more_than_a_day_is_swept_and_its_late_end_changes_nothing(config, told, handler, clock) -> None:
     stream = ScriptedModel([chunk("one"), chunk("two")]).stream("hi", config)
     next(stream)
-    clock.pass_s(4000)
+    clock.pass_s(90_000)
     ScriptedModel().invoke("hi", config)
     assert handler.open_runs == 0
     assert [record.error_kind for record in told] == [ErrorKind.CANCELLED, None]
@@ -210,10 +220,47 @@ def test_a_run_open_for_hours_is_swept_and_its_late_end_changes_nothing(config, 
 def test_a_long_turn_below_the_limit_is_left_alone(config, told, handler, clock) -> None:
     stream = ScriptedModel([chunk("one"), chunk(finish_reason="stop", usage=(10, 5))]).stream("hi", config)
     next(stream)
-    clock.pass_s(3000)
+    clock.pass_s(80_000)
     ScriptedModel().invoke("hi", config)
     list(stream)
     assert [record.error_kind for record in told] == [None, None]
+
+
+async def test_what_goes_on_in_the_background_after_its_parent_is_not_given_up(config, told, handler) -> None:
+    go, tasks = asyncio.Event(), []
+
+    async def wait(_):
+        await go.wait()
+        return "done"
+
+    async def start(_):
+        tasks.append(asyncio.create_task((RunnableLambda(wait) | ScriptedModel()).ainvoke("later")))
+        await asyncio.sleep(0)
+        return "started"
+
+    await RunnableLambda(start).ainvoke("hi", config)
+    go.set()
+    await asyncio.gather(*tasks)
+    assert [record.error_kind for record in told] == [None, None]
+    assert handler.open_runs == 0
+
+
+async def test_an_orphan_whose_id_somebody_holds_is_given_up_after_a_while(config, told, handler, clock) -> None:
+    """LangChain's own tracer never lets go of an id."""
+    hang, tracer = Hang(), KeepsIds()
+    config["callbacks"].append(tracer)
+
+    async def start(_):
+        task = asyncio.create_task(ScriptedModel(hang).ainvoke("hi"))
+        await hang.reached.wait()
+        task.cancel()
+        await asyncio.wait([task])
+
+    await RunnableLambda(start).ainvoke("hi", config)
+    assert handler.open_runs == 1
+    clock.pass_s(301)
+    assert handler.open_runs == 0
+    assert [record.error_kind for record in told.of("model")] == [ErrorKind.CANCELLED]
 
 
 def test_an_end_without_a_start_is_no_record(handler, told) -> None:

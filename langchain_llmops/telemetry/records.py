@@ -1,0 +1,160 @@
+"""A run that ended, as one frozen `CallRecord`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import TYPE_CHECKING, Any, Final
+
+from langchain_core.messages import convert_to_openai_messages
+
+from langchain_llmops.core.classify import classify
+from langchain_llmops.core.context import ARM, ATTEMPT, EXPERIMENT, ROUTE, RUNG, identity_from
+from langchain_llmops.core.redaction import redact
+from langchain_llmops.core.types import CallRecord, ErrorKind, Money, Unpriced, Usage
+from langchain_llmops.telemetry.usage import answer_of, estimate_prompt, text_of, usage_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from langchain_core.messages import BaseMessage
+    from langchain_core.outputs import LLMResult
+
+    from langchain_llmops.core.pricing import PriceBook
+    from langchain_llmops.core.tokens import TokenCounter
+    from langchain_llmops.telemetry.runs import OpenRun
+
+__all__ = ["RecordMaker"]
+
+# langgraph raises these to stop a graph on purpose: for a human, or to hand over to a parent graph
+NO_FAILURE: Final = "GraphBubbleUp"
+
+
+class RecordMaker:
+    """Makes records; knows prices and how tokens are counted where no provider does."""
+
+    def __init__(
+        self, prices: PriceBook, counter: TokenCounter, *, keep_content: bool, timer: Callable[[], float]
+    ) -> None:
+        self._prices = prices
+        self._counter = counter
+        self._keep_content = keep_content
+        self._timer = timer
+
+    def plain(self, run: OpenRun, **more: Any) -> CallRecord:
+        """A tool, a retriever or a turn; `more` are fields of the record."""
+        metadata = run.metadata
+        return CallRecord(
+            kind=run.kind or "turn",
+            run_id=run.id,
+            trace_id=run.root.id,
+            parent_run_id=run.above.id if run.above is not None else None,
+            name=run.name,
+            started_at=run.started_at,
+            latency_s=self._timer() - run.began,
+            identity=identity_from(metadata),
+            retries=run.retries,
+            node=metadata.get("langgraph_node"),
+            tags=tuple(run.tags) if run.tags else (),
+            **more,
+        )
+
+    def model(self, run: OpenRun, model: str | None = None, **more: Any) -> CallRecord:
+        """A model call, not priced yet."""
+        metadata = run.metadata
+        started = run.first_piece_at
+        return self.plain(
+            run,
+            provider=metadata.get("ls_provider"),
+            model=model or metadata.get("ls_model_name") or run.name,
+            ttft_s=None if started is None else started - run.began,
+            inter_token_s=None if started is None else self._pause(run, started),
+            streamed=started is not None,
+            route=metadata.get(ROUTE),
+            rung=metadata.get(RUNG),
+            attempt=metadata.get(ATTEMPT),
+            experiment=metadata.get(EXPERIMENT),
+            arm=metadata.get(ARM),
+            prompt_hash=_hash(run.messages) if run.messages else None,
+            **more,
+        )
+
+    def answered(self, run: OpenRun, response: LLMResult) -> CallRecord:
+        """A model call that was answered, by a provider or by a cache."""
+        message = answer_of(response)
+        told = dict(getattr(message, "response_metadata", None) or {})
+        metadata = getattr(message, "usage_metadata", None)
+        model = told.get("model_name") or run.metadata.get("ls_model_name") or run.name
+        more: dict[str, Any] = {"finish_reason": told.get("finish_reason"), "content": self._content(run, message)}
+        usage = usage_of(metadata)
+        hit = told.get("llmops_cache")
+        if isinstance(hit, dict):
+            more |= self._saved(run, model, usage_of(hit.get("saved")) or Usage(), hit.get("level"))
+        elif (metadata or {}).get("total_cost") == 0:
+            more |= self._saved(run, model, usage or Usage(), "other")
+        else:
+            more |= self._charged(run, model, usage, text_of(response))
+        return self.model(run, model, **more)
+
+    def failed(self, run: OpenRun, error: BaseException, response: LLMResult | None = None) -> CallRecord:
+        """A call that raised; a model call that may have been billed is charged by estimate."""
+        if any(kind.__name__ == NO_FAILURE for kind in type(error).__mro__):
+            return self.plain(run, outcome="interrupted")
+        verdict = classify(error)
+        more: dict[str, Any] = {"error_kind": verdict.kind, "error_class": type(error).__name__}
+        if run.kind != "model":
+            return self.plain(run, **more)
+        model = run.metadata.get("ls_model_name") or run.name
+        if verdict.may_be_billed:
+            more |= self._charged(run, model, None, text_of(response) if response is not None else "")
+        return self.model(run, model, **more)
+
+    def cut_off(self, run: OpenRun) -> CallRecord:
+        """A run that no end event will come for."""
+        more: dict[str, Any] = {"error_kind": ErrorKind.CANCELLED, "error_class": "CancelledError"}
+        if run.kind != "model":
+            return self.plain(run, **more)
+        model = run.metadata.get("ls_model_name") or run.name
+        return self.model(run, model, **more, **self._charged(run, model, None, ""))
+
+    def _pause(self, run: OpenRun, started: float) -> float | None:
+        return (self._timer() - started) / (run.pieces - 1) if run.pieces > 1 else None
+
+    def _charged(self, run: OpenRun, model: str, usage: Usage | None, answer: str) -> dict[str, Any]:
+        fields: dict[str, Any] = {}
+        if usage is None:
+            usage, fields["estimated"] = self._estimate(run, answer), True
+        fields["usage"] = usage
+        price = self._prices.price(model, usage, provider=run.metadata.get("ls_provider"))
+        fields |= {"unpriced": True} if isinstance(price, Unpriced) else {"money": price}
+        return fields
+
+    def _saved(self, run: OpenRun, model: str, saved: Usage, level: str | None) -> dict[str, Any]:
+        price = self._prices.price(model, saved, provider=run.metadata.get("ls_provider"))
+        saved_usd = price.total_usd if isinstance(price, Money) else None
+        return {"cache_level": level, "saved": saved, "saved_usd": saved_usd, "money": Money()}
+
+    def _estimate(self, run: OpenRun, answer: str) -> Usage:
+        """Our own count; a stream that nobody summed up had at least a token in each piece."""
+        return Usage(
+            estimate_prompt(run.messages, self._counter), self._counter.count(answer) if answer else run.pieces
+        )
+
+    def _content(self, run: OpenRun, message: BaseMessage | None) -> str | None:
+        if not self._keep_content:
+            return None
+        invocation: Mapping[str, Any] = run.more.get("invocation_params") or {}
+        content = {
+            "messages": convert_to_openai_messages(list(run.messages)),
+            "tools": invocation.get("tools") or [],
+            "answer": {
+                "content": message.text if message is not None else "",
+                "tool_calls": getattr(message, "tool_calls", None) or [],
+            },
+        }
+        return redact(json.dumps(content, ensure_ascii=False, default=str))
+
+
+def _hash(messages: Sequence[BaseMessage]) -> str:
+    text = "\x01".join([f"{message.type}\x00{message.content}" for message in messages])
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()

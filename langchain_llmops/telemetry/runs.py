@@ -1,0 +1,181 @@
+"""The runs that have started and not ended."""
+
+from __future__ import annotations
+
+import weakref
+from collections import deque
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from uuid import UUID
+
+    from langchain_core.messages import BaseMessage
+
+    from langchain_llmops.core.types import CallKind
+
+__all__ = ["OpenRun", "OpenRuns"]
+
+ORPHAN_GRACE_S: Final = 300.0
+STALE_AFTER_S: Final = 86_400.0
+SWEEP_EVERY_S: Final = 60.0
+
+
+class _Alive(weakref.ref["UUID"]):
+    """A reference to a run's id that knows which run it is of."""
+
+    __slots__ = ("key",)
+    key: int
+
+
+class OpenRun:
+    """One open run; `above` is the nearest run above it that becomes a record too, `root` the first of its trace."""
+
+    __slots__ = (
+        "above", "alive", "began", "children", "failures", "first_piece_at", "key", "kind", "messages", "metadata",
+        "more", "name", "orphaned_at", "parent", "pieces", "root", "started_at", "tags", "text",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        kind: CallKind | None,
+        name: str,
+        key: int,
+        parent: OpenRun | None,
+        began: float,
+        started_at: float,
+        kwargs: Mapping[str, Any],
+    ) -> None:
+        self.kind = kind
+        self.name = name
+        self.key = key
+        self.parent = parent
+        self.above: OpenRun | None
+        self.root: OpenRun
+        if parent is None:
+            self.above, self.root = None, self
+        else:
+            self.above, self.root = (parent.above if parent.kind is None else parent), parent.root
+        self.began = began
+        self.started_at = started_at
+        self.metadata: Mapping[str, Any] = kwargs.get("metadata") or {}
+        self.tags: Sequence[str] | None = kwargs.get("tags")
+        self.more = kwargs
+        self.alive: _Alive | None = None
+        self.messages: Sequence[BaseMessage] = ()
+        self.pieces = 0
+        self.first_piece_at: float | None = None
+        self.children: dict[int, OpenRun] | None = None
+        self.failures: dict[str, int] | None = None
+        self.orphaned_at: float | None = None
+        self.text: str | None = None
+
+    @property
+    def id(self) -> str:
+        """The run's id as text."""
+        if self.text is None:
+            digits = f"{self.key:032x}"
+            self.text = f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+        return self.text
+
+    def count_failure(self) -> None:
+        """Remember at the parent that this call failed: a later sibling of the same name is a retry."""
+        if self.parent is not None:
+            failures = self.parent.failures = self.parent.failures or {}
+            failures[self.name] = failures.get(self.name, 0) + 1
+
+    @property
+    def retries(self) -> int:
+        """How many siblings of the same name failed before."""
+        failures = self.parent.failures if self.parent is not None else None
+        return failures.get(self.name, 0) if failures else 0
+
+
+class OpenRuns:
+    """The table of open runs.
+
+    A cancelled `model.ainvoke` sends no end event, so the table watches the run's id: LangChain holds the id object as
+    long as the run lives, and when it is gone without an end event the run was cut off. What is open below a run that
+    was cancelled was cancelled too; below one that ended otherwise it may go on in the background. Where somebody else
+    holds the id (LangChain's own tracer does, for ever), a run is given up `ORPHAN_GRACE_S` after its parent ended, or
+    after a day.
+    """
+
+    def __init__(self, timer: Callable[[], float], clock: Callable[[], float]) -> None:
+        self._timer = timer
+        self._clock = clock
+        self._runs: dict[int, OpenRun] = {}
+        self._dead: deque[_Alive] = deque()
+        self._orphans: dict[int, OpenRun] = {}
+        self._swept = timer()
+        self.get = self._runs.get
+
+    def __len__(self) -> int:
+        return len(self._runs)
+
+    def open(self, kind: CallKind | None, name: str, run_id: UUID, kwargs: Mapping[str, Any]) -> OpenRun:
+        """Enter a run; `kwargs` are those of LangChain's start event."""
+        key = run_id.int
+        above = kwargs.get("parent_run_id")
+        parent = self._runs.get(above.int) if above is not None else None
+        run = OpenRun(kind, name, key, parent, self._timer(), self._clock(), kwargs)
+        run.alive = alive = _Alive(run_id, self._dead.append)
+        alive.key = key
+        self._runs[key] = run
+        if parent is not None:
+            if parent.children is None:
+                parent.children = {key: run}
+            else:
+                parent.children[key] = run
+        return run
+
+    def close(self, run_id: UUID) -> OpenRun | None:
+        """Take a run out; None when it is not open (any more)."""
+        return self._take(run_id.int)
+
+    def below(self, run: OpenRun) -> Iterator[OpenRun]:
+        """Take out everything that is still open below a closed run."""
+        for key in list(run.children or ()):
+            child = self._take(key)
+            if child is not None:
+                yield from self.below(child)
+                yield child
+
+    def given_up(self) -> Iterator[OpenRun]:
+        """Take out the runs that can have no end event any more."""
+        while self._dead:
+            run = self._take(self._dead.popleft().key)
+            if run is not None:
+                yield run
+        now = self._timer()
+        if now - self._swept > SWEEP_EVERY_S:
+            self._swept = now
+            yield from [run for run in map(self._take, self._stale(now)) if run is not None]
+
+    @property
+    def must_look(self) -> bool:
+        """Whether `given_up` has something to do; cheap."""
+        return bool(self._dead) or self._timer() - self._swept > SWEEP_EVERY_S
+
+    def _take(self, key: int) -> OpenRun | None:
+        run = self._runs.pop(key, None)
+        if run is None:
+            return None
+        run.alive = None
+        if run.orphaned_at is not None:
+            self._orphans.pop(key, None)
+        if run.parent is not None and run.parent.children:
+            run.parent.children.pop(key, None)
+        if run.children:
+            self._leave_orphans(run.children)
+        return run
+
+    def _leave_orphans(self, children: dict[int, OpenRun]) -> None:
+        now = self._timer()
+        for key, child in list(children.items()):
+            child.orphaned_at = now
+            self._orphans[key] = child
+
+    def _stale(self, now: float) -> list[int]:
+        orphans = [key for key, run in list(self._orphans.items()) if now - (run.orphaned_at or now) > ORPHAN_GRACE_S]
+        return orphans + [key for key, run in list(self._runs.items()) if now - run.began > STALE_AFTER_S]
