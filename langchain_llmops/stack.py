@@ -7,22 +7,17 @@ import atexit
 import logging
 import threading
 import time
-from contextvars import ContextVar
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
 from langchain_core.callbacks import CallbackManager
 from langchain_core.language_models import BaseChatModel
 from langchain_core.runnables import Runnable
-from langchain_core.tracers.context import _configure_hooks, register_configure_hook
-from langsmith.utils import tracing_is_enabled
 
-from langchain_llmops.cache.tiered import TieredCache
-from langchain_llmops.checkpoint.saver import TieredCheckpointSaver
 from langchain_llmops.core.concurrency import DOOR, run_sync
 from langchain_llmops.core.context import run_config
 from langchain_llmops.core.delegate import describe
-from langchain_llmops.core.errors import ConfigurationError, LLMOpsError
+from langchain_llmops.core.errors import LLMOpsError
 from langchain_llmops.core.events import Bus
 from langchain_llmops.core.pricing import PriceBook
 from langchain_llmops.core.settings import Settings
@@ -30,21 +25,22 @@ from langchain_llmops.core.tokens import TokenCounter, default_token_counter
 from langchain_llmops.core.types import Identity
 from langchain_llmops.ledger.queries import Figures
 from langchain_llmops.ledger.report import Report
-from langchain_llmops.ledger.writer import Ledger
 from langchain_llmops.middleware.routing import RouterMiddleware
 from langchain_llmops.models import HttpPool, ModelFactory
+from langchain_llmops.parts import build_cache, build_checkpointer, build_ledger
 from langchain_llmops.resilience.fallback import FallbackChain
 from langchain_llmops.resilience.retry import RetryPolicy
 from langchain_llmops.router.model import ModelRouter
 from langchain_llmops.router.rules import Rules
-from langchain_llmops.stores.base import open_store
 from langchain_llmops.telemetry.handler import OpsCallbackHandler
+from langchain_llmops.telemetry.installed import Installation
 from langchain_llmops.telemetry.logs import CallLog
 from langchain_llmops.telemetry.prometheus import PrometheusReader
-from langchain_llmops.telemetry.tracer import OpsTracer, RecentRecords
+from langchain_llmops.tracing import Tracing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+    from contextlib import AbstractContextManager
     from pathlib import Path
     from types import TracebackType
     from typing import Self
@@ -53,6 +49,10 @@ if TYPE_CHECKING:
     from langchain_core.callbacks import BaseCallbackHandler
     from langchain_core.runnables import RunnableConfig
     from prometheus_client import CollectorRegistry
+
+    from langchain_llmops.cache.tiered import TieredCache
+    from langchain_llmops.checkpoint.saver import TieredCheckpointSaver
+    from langchain_llmops.ledger.writer import Ledger
 
 __all__ = ["LLMOps"]
 
@@ -109,10 +109,10 @@ class LLMOps:
         self.handler = OpsCallbackHandler(
             self.bus, prices=self.prices, counter=self.token_counter, keep_content=self.settings.log_content
         )
-        self._records = RecentRecords()
         self._metrics = PrometheusReader(registry)
         self._baseline_model: str | None = None
-        self._hook: tuple[Any, ...] | None = None
+        self._tracing = Tracing(self.settings, self.handler, self.bus)
+        self._installation = Installation(self.handler)
         self._closed = False
         self._lock = threading.RLock()
         self._join_readers()
@@ -141,7 +141,7 @@ class LLMOps:
     @property
     def callbacks(self) -> list[BaseCallbackHandler]:
         """The handler and, when LangSmith tracing is on, our tracer."""
-        return [self.handler, self._tracer] if tracing_is_enabled() else [self.handler]
+        return [self.handler, *self._tracing.callbacks]
 
     @property
     def registry(self) -> CollectorRegistry:
@@ -151,37 +151,12 @@ class LLMOps:
     @cached_property
     def cache(self) -> TieredCache:
         """The LLM cache: process memory over Redis, or over SQLite when embedded."""
-        s = self.settings
-        url = s.redis_url.get_secret_value() if s.redis_url else f"{self._sqlite('cache.db')}?synchronous=normal"
-        return TieredCache.from_urls(
-            url,
-            setting="LLMOPS_REDIS_URL" if s.redis_url else "LLMOPS_STATE_DIR",
-            scope=s.cache_scope,
-            tenant=s.tenant,
-            l1_max_bytes=s.cache_l1_max_bytes,
-            l1_ttl_s=s.cache_l1_ttl_s,
-            l2_ttl_s=s.cache_l2_ttl_s,
-            tool_calls=s.cache_tool_calls,
-            bus=self.bus,
-        )
+        return build_cache(self.settings, self.bus)
 
     @cached_property
     def checkpointer(self) -> TieredCheckpointSaver:
         """Conversations: hot in Redis or memory, durable in PostgreSQL or SQLite, closed ones in objects."""
-        s = self.settings
-        return TieredCheckpointSaver.from_urls(
-            hot=s.redis_url.get_secret_value() if s.redis_url else "memory://",
-            warm=self._database("checkpoints.db"),
-            cold=s.objects_url.get_secret_value() if s.objects_url else f"file://{self._folder('archive')}",
-            settings=(
-                "LLMOPS_POSTGRES_URL" if s.postgres_url else "LLMOPS_STATE_DIR",
-                "LLMOPS_REDIS_URL",
-                "LLMOPS_OBJECTS_URL" if s.objects_url else "LLMOPS_STATE_DIR",
-            ),
-            allowed_types=self._allowed_types,
-            hot_ttl_s=s.hot_ttl_s,
-            timeout_s=s.store_timeout_s,
-        )
+        return build_checkpointer(self.settings, self._allowed_types)
 
     @cached_property
     def models(self) -> ModelFactory:
@@ -237,18 +212,39 @@ class LLMOps:
 
     def install(self) -> None:
         """Observe every LangChain run of the process, in tasks and threads too, until `uninstall()` or `close()`."""
-        with self._lock:
-            if self._hook is None:
-                variable: ContextVar[Any] = ContextVar("llmops_installed", default=self.handler)
-                register_configure_hook(variable, inheritable=True)
-                self._hook = _configure_hooks[-1]
+        self._installation.install()
 
     def uninstall(self) -> None:
         """Undo `install()`."""
-        with self._lock:
-            if self._hook is not None:
-                _configure_hooks.remove(self._hook)
-                self._hook = None
+        self._installation.uninstall()
+
+    def observe(self) -> AbstractContextManager[None]:
+        """Observe the LangChain runs that start within a `with` block, and in tasks made there."""
+        return self._installation.block()
+
+    # what the user reports
+
+    def feedback(self, run_id: str, score: float, *, key: str = "user_score", comment: str | None = None) -> None:
+        """What somebody thought of a run (`record.run_id`, or LangSmith's run id): into the ledger, and LangSmith."""
+        run_sync(self._feedback(run_id, score, key, comment))
+
+    async def afeedback(
+        self, run_id: str, score: float, *, key: str = "user_score", comment: str | None = None
+    ) -> None:
+        """What somebody thought of a run (`record.run_id`, or LangSmith's run id): into the ledger, and LangSmith."""
+        await DOOR.cross(self._feedback(run_id, score, key, comment))
+
+    def outcome(self, session_id: str, ok: bool, *, comment: str | None = None) -> None:  # noqa: FBT001
+        """Whether a conversation reached what it was for, as the application knows it; the latest word counts."""
+        run_sync(self.ledger.aoutcome(session_id, ok, tenant=self.settings.tenant, comment=comment))
+
+    async def aoutcome(self, session_id: str, ok: bool, *, comment: str | None = None) -> None:  # noqa: FBT001
+        """Whether a conversation reached what it was for, as the application knows it; the latest word counts."""
+        await DOOR.cross(self.ledger.aoutcome(session_id, ok, tenant=self.settings.tenant, comment=comment))
+
+    def share_link(self, run_id: str) -> str:
+        """A public address of a run's trace in LangSmith."""
+        return run_sync(self._share_link(run_id))
 
     # what the user reads
 
@@ -303,16 +299,7 @@ class LLMOps:
     @cached_property
     def ledger(self) -> Ledger:
         """The durable record of calls."""
-        store = open_store(
-            self._database("ledger.db") + ("" if self.settings.postgres_url else "?synchronous=normal"),
-            setting="LLMOPS_POSTGRES_URL" if self.settings.postgres_url else "LLMOPS_STATE_DIR",
-            timeout_s=self.settings.store_timeout_s,
-        )
-        return Ledger(store, max_buffered=self.settings.ledger_buffer)
-
-    @cached_property
-    def _tracer(self) -> OpsTracer:
-        return OpsTracer(handler=self.handler, records=self._records)
+        return build_ledger(self.settings)
 
     @cached_property
     def _pool(self) -> HttpPool:
@@ -320,7 +307,7 @@ class LLMOps:
 
     def _join_readers(self) -> None:
         self._call_log = None if self.settings.log_calls == "off" else CallLog(self.settings.log_calls)
-        readers = (self.ledger, self._metrics, self._records, self._call_log)
+        readers = (self.ledger, self._metrics, self._call_log)
         for reader in readers:
             if reader is not None:
                 self.bus.subscribe(reader)
@@ -332,23 +319,6 @@ class LLMOps:
         distinct = list({id(rung): rung for rung in rungs}.values())
         return FallbackChain(distinct, policy=policy, bus=self.bus)
 
-    def _database(self, file: str) -> str:
-        url = self.settings.postgres_url
-        return url.get_secret_value() if url else self._sqlite(file)
-
-    def _sqlite(self, file: str) -> str:
-        return f"sqlite:///{self._folder() / file}"
-
-    def _folder(self, *below: str) -> Path:
-        folder = self.settings.state_dir.absolute().joinpath(*below)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigurationError(
-                f"LLMOPS_STATE_DIR: cannot create {folder} ({error.strerror}); set it to a folder you can write"
-            ) from error
-        return folder
-
     async def _report(self, since: float | None, extra: Mapping[str, Any] | None) -> Report:
         await self.ledger.aflush()
         start = self.started_at if since is None else since
@@ -359,6 +329,15 @@ class LLMOps:
             collected["checkpoints"] = {"count": stats.checkpoints, "bytes": stats.bytes_by_tier}
         collected["ledger"] = {"dropped": self.ledger.dropped, "reader_failures": dict(self.bus.failures)}
         return Report({**collected, **(extra or {})})
+
+    async def _feedback(self, run_id: str, score: float, key: str, comment: str | None) -> None:
+        tenant = self.settings.tenant
+        await self.ledger.afeedback(run_id, score, key=key, tenant=tenant, comment=comment)
+        trace_id = await self.ledger.trace_of(run_id)
+        await asyncio.to_thread(self._tracing.feedback, run_id, trace_id, key, score, comment)
+
+    async def _share_link(self, run_id: str) -> str:
+        return await self._tracing.share_link(run_id, await self.ledger.trace_of(run_id) or run_id)
 
     async def _ping(self) -> dict[str, float]:
         return {
@@ -377,7 +356,7 @@ class LLMOps:
 
     async def _close_parts(self) -> None:
         """Every part is closed even when one fails; the first failure is raised at the end."""
-        closers = [self.ledger.aclose()]
+        closers = [self.ledger.aclose(), asyncio.to_thread(self._tracing.close)]
         closers += [self.__dict__[name].aclose() for name in ("cache", "checkpointer") if name in self.__dict__]
         failures = [f for f in await asyncio.gather(*closers, return_exceptions=True) if isinstance(f, BaseException)]
         if self._call_log is not None:

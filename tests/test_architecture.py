@@ -27,7 +27,7 @@ MAX_MEDIAN_BODY, MAX_P95_BODY, MAX_BODY = 9, 40, 100
 
 THINKING = {"telemetry", "router", "tokens", "batching", "alerts"}
 REMEMBERING = {"ledger", "cache", "resilience", "limits", "checkpoint", "experiments", "evaluation"}
-JOINING = {"stack", "models", "middleware", "recorder"}
+JOINING = {"stack", "models", "parts", "tracing", "middleware", "recorder"}
 BELOW_JOINING = {"core", "stores"} | THINKING | REMEMBERING
 # Who may import which room ("core") or single module ("stores.base"); a room always reads its own modules.
 MAY_IMPORT: dict[str, set[str]] = {
@@ -36,9 +36,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     **dict.fromkeys(THINKING, {"core"}),
     **dict.fromkeys(REMEMBERING, {"core", "stores.base"}),
     "models": {"core"},
+    "parts": BELOW_JOINING,
+    "tracing": BELOW_JOINING,
     "middleware": BELOW_JOINING,
     "recorder": BELOW_JOINING,
-    "stack": BELOW_JOINING | {"models", "middleware", "recorder"},
+    "stack": BELOW_JOINING | {"models", "parts", "tracing", "middleware", "recorder"},
     "serve": {"stack", "core", "ledger.queries", "ledger.report", "experiments.report"},
     "demo": BELOW_JOINING | JOINING | {"simulator"},
     "cli": BELOW_JOINING | JOINING | {"serve", "demo", "simulator"},
@@ -58,7 +60,7 @@ THIRD_PARTY: dict[str, tuple[str, ...]] = {
     "langchain.tools": ("demo/",),
     "langchain_core": ("",),
     "langgraph": ("checkpoint/", "demo/", "middleware/"),
-    "langsmith": ("stack.py",),
+    "langsmith": ("tracing.py",),
     "obstore": ("stores/objects.py", "stores/memory.py"),
     "platformdirs": ("core/settings.py",),
     "prometheus_client": ("telemetry/prometheus.py", "stack.py"),

@@ -32,7 +32,7 @@ ATTEMPT: Final = "llmops_attempt"
 EXPERIMENT: Final = "llmops_experiment"
 ARM: Final = "llmops_arm"
 
-_KEYS: Final = {  # in the order of Identity's fields
+_KEYS: Final = {
     "tenant": "tenant_id",
     "team": "team_id",
     "user": "user_id",
@@ -42,7 +42,7 @@ _KEYS: Final = {  # in the order of Identity's fields
     "ip": "ip",
 }
 
-_SESSION: Final = list(_KEYS).index("session")
+_NAMES: Final = tuple(_KEYS.items())
 
 CURRENT_METADATA: ContextVar[Mapping[str, Any] | None] = ContextVar("llmops_metadata", default=None)
 """The metadata of the model call that is under way: a `BaseCache` is handed two strings and can ask only here.
@@ -61,10 +61,11 @@ def identity_from(metadata: Mapping[str, Any] | None) -> Identity:
     """Read the identity a run's metadata names; `thread_id` stands in for a missing session."""
     if not metadata:
         return Identity()
-    found = [_text(metadata.get(key)) for key in _KEYS.values()]
-    if not found[_SESSION]:
-        found[_SESSION] = _text(metadata.get("thread_id"))
-    return Identity(*found)
+    get = metadata.get
+    found = {name: value if type(value) is str else str(value) for name, key in _NAMES if (value := get(key))}
+    if "session" not in found and (thread := get("thread_id")):
+        found["session"] = str(thread)
+    return Identity.of(found)
 
 
 def run_config(
@@ -94,7 +95,3 @@ def run_config(
     if callbacks is not None:
         config["callbacks"] = callbacks
     return config
-
-
-def _text(value: object) -> str | None:
-    return value if value is None or type(value) is str else str(value)

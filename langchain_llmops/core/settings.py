@@ -43,6 +43,16 @@ class Settings(BaseSettings):
         "logging",
         description="JSON line per call: `logging` (logger `langchain_llmops.calls`), `stderr`, `off` or a file path.",
     )
+    trace_project: str | None = Field(None, description="LangSmith project; `LANGSMITH_PROJECT` when unset.")
+    trace_sample_rate: float | None = Field(
+        None, ge=0, le=1, description="Share of traces that are sent to LangSmith, whole traces; all when unset."
+    )
+    trace_retention: str | None = Field(
+        None, description="Tag `retention:…` on every traced run, for LangSmith's retention rules."
+    )
+    trace_anonymize: bool = Field(
+        default=False, description="Mask e-mail, phone, card and bank numbers and secrets in traces, tags included."
+    )
     prices_file: Path | None = Field(None, description="JSON file of price overrides, US dollars per million tokens.")
     cache: bool = Field(default=True, description="Whether models built by `LLMOps` use the cache.")
     cache_scope: CacheScope = Field("shared", description="Who may share a cached answer: `shared`, `user`, `session`.")

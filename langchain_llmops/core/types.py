@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import StrEnum
-from typing import Literal
+from typing import Any, Literal, Self
 
 __all__ = [
     "CallKind",
@@ -14,6 +14,7 @@ __all__ = [
     "Identity",
     "ModelSpec",
     "Money",
+    "Record",
     "Unpriced",
     "Usage",
 ]
@@ -40,8 +41,22 @@ class ErrorKind(StrEnum):
     OTHER = "other"
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Record:
+    """Base of the nouns that the hot path makes thousands of a second."""
+
+    @classmethod
+    def of(cls, fields: dict[str, Any]) -> Self:
+        """The record with these fields, which it keeps; all without a plain default must be there.
+
+        Unchecked, and some ten times as fast as the constructor, which sets each field of a frozen class by itself.
+        """
+        made = object.__new__(cls)
+        object.__setattr__(made, "__dict__", fields)
+        return made
+
+
+@dataclass(frozen=True)
+class Identity(Record):
     """Who is asking. A session is a LangSmith session and a LangGraph thread unless told otherwise."""
 
     tenant: str | None = None
@@ -53,8 +68,8 @@ class Identity:
     ip: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+@dataclass(frozen=True)
+class Usage(Record):
     """Tokens of one call. `input_tokens` includes the cached and audio ones, `output_tokens` the reasoning ones."""
 
     input_tokens: int = 0
@@ -72,8 +87,8 @@ class Usage:
         return self.input_tokens + self.output_tokens
 
 
-@dataclass(frozen=True, slots=True)
-class Money:
+@dataclass(frozen=True)
+class Money(Record):
     """US dollars by part; `fee_usd` is what a provider takes per request or per search.
 
     `cache_read_usd` and `cache_write_usd` are parts of `input_usd`, not additions to it.
@@ -112,8 +127,8 @@ class ModelSpec:
         return cls(name, provider) if colon and provider and provider != "ft" else cls(text)
 
 
-@dataclass(frozen=True, slots=True)
-class CallRecord:
+@dataclass(frozen=True)
+class CallRecord(Record):
     """One finished model call, tool call or turn: the fact that every reader reads.
 
     Times are Unix seconds (UTC) and seconds; money is Decimal US dollars. `money` is None when nothing was or could

@@ -183,8 +183,9 @@ class OpsCallbackHandler(BaseCallbackHandler):
         if isinstance(error, asyncio.CancelledError | GeneratorExit | KeyboardInterrupt):
             self._cut_off(self._runs.below(run))
         if run.kind is not None:
+            record = self._make.failed(run, error, response)
             run.count_failure()
-            self._publish(self._make.failed(run, error, response))
+            self._publish(record)
 
     def _give_up(self) -> None:
         self._cut_off(self._runs.given_up())

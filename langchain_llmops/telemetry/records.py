@@ -28,6 +28,8 @@ __all__ = ["RecordMaker"]
 
 # langgraph raises these to stop a graph on purpose: for a human, or to hand over to a parent graph
 NO_FAILURE: Final = "GraphBubbleUp"
+NOTHING: Final = Usage()
+TOLD: Final = (("route", ROUTE), ("rung", RUNG), ("attempt", ATTEMPT), ("experiment", EXPERIMENT), ("arm", ARM))
 
 
 class RecordMaker:
@@ -43,41 +45,38 @@ class RecordMaker:
 
     def plain(self, run: OpenRun, **more: Any) -> CallRecord:
         """A tool, a retriever or a turn; `more` are fields of the record."""
-        metadata = run.metadata
-        return CallRecord(
-            kind=run.kind or "turn",
-            run_id=run.id,
-            trace_id=run.root.id,
-            parent_run_id=run.above.id if run.above is not None else None,
-            name=run.name,
-            started_at=run.started_at,
-            latency_s=self._timer() - run.began,
-            identity=identity_from(metadata),
-            retries=run.retries,
-            node=metadata.get("langgraph_node"),
-            tags=tuple(run.tags) if run.tags else (),
-            **more,
-        )
+        return CallRecord.of(self._common(run) | more)
+
+    def _common(self, run: OpenRun) -> dict[str, Any]:
+        return {
+            "kind": run.kind or "turn",
+            "run_id": run.id,
+            "trace_id": run.root.id,
+            "parent_run_id": run.above.id if run.above is not None else None,
+            "name": run.name,
+            "started_at": run.started_at,
+            "latency_s": self._timer() - run.began,
+            "identity": identity_from(run.metadata),
+            "usage": NOTHING,
+            "retries": run.retries,
+            "node": run.metadata.get("langgraph_node"),
+            "tags": tuple(run.tags) if run.tags else (),
+        }
 
     def model(self, run: OpenRun, model: str | None = None, **more: Any) -> CallRecord:
         """A model call, not priced yet."""
-        metadata = run.metadata
-        started = run.first_piece_at
-        return self.plain(
-            run,
-            provider=metadata.get("ls_provider"),
-            model=model or metadata.get("ls_model_name") or run.name,
-            ttft_s=None if started is None else started - run.began,
-            inter_token_s=None if started is None else self._pause(run, started),
-            streamed=started is not None,
-            route=metadata.get(ROUTE),
-            rung=metadata.get(RUNG),
-            attempt=metadata.get(ATTEMPT),
-            experiment=metadata.get(EXPERIMENT),
-            arm=metadata.get(ARM),
-            prompt_hash=_hash(run.messages) if run.messages else None,
-            **more,
-        )
+        ask = run.metadata.get
+        fields = self._common(run)
+        fields["provider"] = ask("ls_provider")
+        fields["model"] = model or ask("ls_model_name") or run.name
+        if run.messages:
+            fields["prompt_hash"] = _hash(run.messages)
+        if run.first_piece_at is not None:
+            fields |= self._streamed(run, run.first_piece_at)
+        for name, key in TOLD:
+            fields[name] = ask(key)
+        fields.update(more)
+        return CallRecord.of(fields)
 
     def answered(self, run: OpenRun, response: LLMResult) -> CallRecord:
         """A model call that was answered, by a provider or by a cache."""
@@ -117,8 +116,10 @@ class RecordMaker:
         model = run.metadata.get("ls_model_name") or run.name
         return self.model(run, model, **more, **self._charged(run, model, None, ""))
 
-    def _pause(self, run: OpenRun, started: float) -> float | None:
-        return (self._timer() - started) / (run.pieces - 1) if run.pieces > 1 else None
+    def _streamed(self, run: OpenRun, first: float) -> dict[str, Any]:
+        """The last piece came about now, so the mean pause needs no clock at every piece."""
+        pause = (self._timer() - first) / (run.pieces - 1) if run.pieces > 1 else None
+        return {"streamed": True, "ttft_s": first - run.began, "inter_token_s": pause}
 
     def _charged(self, run: OpenRun, model: str, usage: Usage | None, answer: str) -> dict[str, Any]:
         fields: dict[str, Any] = {}

@@ -1,17 +1,19 @@
-"""A LangSmith tracer that adds our facts to the model runs it sends."""
+"""A LangSmith tracer that adds our facts to the model runs it sends, and keeps nothing of traces that ended."""
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 from langchain_core.tracers.langchain import LangChainTracer
 
 from langchain_llmops.core.events import CallFinished, Event
 
 if TYPE_CHECKING:
-    from uuid import UUID
+    from collections.abc import Callable
 
+    from langchain_core.messages import BaseMessage
     from langchain_core.outputs import LLMResult
     from langchain_core.tracers.schemas import Run
 
@@ -43,14 +45,16 @@ class RecentRecords:
 
 
 class OpsTracer(LangChainTracer):
-    """Sends runs as LangChain's own tracer does, model runs with route, cache level and exact cost.
+    """Sends runs as LangChain's own tracer does, model runs with cache level and exact cost.
 
     LangSmith reads `input_cost`, `output_cost` and `total_cost` in `usage_metadata`; the message itself stays as it is.
+    Unlike LangChain's, it forgets a trace when its root has ended, and ends runs that were cancelled without an event.
 
     Args:
         handler: makes the records. LangSmith's own wrappers may put a tracer before it in the list of callbacks, so the
             tracer passes it the end of a run first; the second time the handler knows nothing of that run any more.
         records: a reader of the handler's bus.
+        mask: applied to tags, which LangSmith's own anonymizer leaves out.
     """
 
     def __init__(
@@ -58,18 +62,35 @@ class OpsTracer(LangChainTracer):
         *args: Any,
         handler: OpsCallbackHandler | None = None,
         records: RecentRecords | None = None,
+        mask: Callable[[str], str] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         self._handler = handler
         self._records = records or RecentRecords()
+        self._mask = mask
+        self._runs_of: defaultdict[UUID, list[UUID]] = defaultdict(list)
+        if handler is not None:
+            handler.given_up.append(self._end_cut_off)
 
     def copy_with_metadata_defaults(self, **kwargs: Any) -> OpsTracer:
-        """LangChain copies a tracer for each graph; the copy reads the same records."""
+        """LangChain copies a tracer for each graph; the copy is the same to its traces and records."""
         copy = super().copy_with_metadata_defaults(**kwargs)
         assert isinstance(copy, OpsTracer)  # noqa: S101 - the base class copies by type(self)
-        copy._handler, copy._records = self._handler, self._records  # noqa: SLF001 - our own class
+        copy._handler, copy._records, copy._mask = self._handler, self._records, self._mask  # noqa: SLF001 - our own class
+        copy._runs_of = self._runs_of  # noqa: SLF001
+        copy.run_has_token_event_map = self.run_has_token_event_map
         return copy
+
+    def on_chat_model_start(
+        self, serialized: dict[str, Any], messages: list[list[BaseMessage]], *, run_id: UUID, **kwargs: Any
+    ) -> Run:
+        """A chat model is asked. A copy of the id is kept: the handler sees by the id itself whether the run lives."""
+        return super().on_chat_model_start(serialized, messages, run_id=UUID(int=run_id.int), **kwargs)
+
+    def on_llm_start(self, serialized: dict[str, Any], prompts: list[str], *, run_id: UUID, **kwargs: Any) -> Run:
+        """A text model is asked."""
+        return super().on_llm_start(serialized, prompts, run_id=UUID(int=run_id.int), **kwargs)
 
     def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> Run:
         """A model answered: the record first, then the run."""
@@ -80,8 +101,35 @@ class OpsTracer(LangChainTracer):
     def on_llm_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> Run:
         """A model call failed: the record first, then the run."""
         if self._handler is not None:
-            self._handler.on_llm_error(error, run_id=run_id)
+            self._handler.on_llm_error(error, run_id=run_id, response=kwargs.get("response"))
         return super().on_llm_error(error, run_id=run_id, **kwargs)
+
+    def _start_trace(self, run: Run) -> None:
+        super()._start_trace(run)
+        if self._mask is not None and run.tags:
+            run.tags = [self._mask(tag) for tag in run.tags]
+        self._runs_of[run.trace_id].append(run.id)
+
+    def _end_trace(self, run: Run) -> None:
+        super()._end_trace(run)
+        self.run_has_token_event_map.pop(str(run.id), None)
+        if run.id == run.trace_id:
+            for run_id in self._runs_of.pop(run.trace_id, ()):
+                self.order_map.pop(run_id, None)
+
+    def _get_tags(self, run: Run) -> list[str]:
+        return list(run.tags or [])  # with the tracer's own since the start, and masked
+
+    def _end_cut_off(self, run_id: str) -> None:
+        run = self.run_map.get(run_id)
+        if run is not None:
+            ends: dict[str, Callable[..., Run]] = {
+                "llm": super().on_llm_error,
+                "tool": super().on_tool_error,
+                "retriever": super().on_retriever_error,
+            }
+            end = ends.get(run.run_type, super().on_chain_error)
+            end(CutOff("cancelled: no end event came"), run_id=run.id)
 
     def _on_llm_end(self, run: Run) -> None:
         self._add_facts(run)
@@ -97,21 +145,30 @@ class OpsTracer(LangChainTracer):
             run.extra["metadata"] = {**(run.extra.get("metadata") or {}), **_facts(record)}
 
 
+class CutOff(Exception):  # noqa: N818 - the error that a trace shows for a run that was cancelled
+    """A run was cancelled, and LangChain sent no end event for it."""
+
+
 def _facts(record: CallRecord) -> dict[str, Any]:
     facts: dict[str, Any] = {"llmops_cache_level": record.cache_level or "miss"}
     if record.route is not None:
         facts["llmops_route"] = record.route
+    used = record.usage
     usage: dict[str, Any] = {
-        "input_tokens": record.usage.input_tokens,
-        "output_tokens": record.usage.output_tokens,
-        "total_tokens": record.usage.total_tokens,
-        "input_token_details": {"cache_read": record.usage.cache_read_tokens},
-        "output_token_details": {"reasoning": record.usage.reasoning_tokens},
+        "input_tokens": used.input_tokens,
+        "output_tokens": used.output_tokens,
+        "total_tokens": used.total_tokens,
+        "input_token_details": {"cache_read": used.cache_read_tokens},
+        "output_token_details": {"reasoning": used.reasoning_tokens},
     }
-    if record.money is not None:
-        usage["input_cost"] = float(record.money.input_usd)
-        usage["output_cost"] = float(record.money.output_usd)
-        usage["total_cost"] = float(record.money.total_usd)
-        facts["llmops_cost_usd"] = str(record.money.total_usd)
+    money = record.money
+    if money is not None:
+        usage["input_cost"] = float(money.input_usd)
+        usage["output_cost"] = float(money.output_usd)
+        usage["total_cost"] = float(money.total_usd)
+        parts = {"cache_read": float(money.cache_read_usd), "cache_creation": float(money.cache_write_usd)}
+        if any(parts.values()):
+            usage["input_cost_details"] = parts
+        facts["llmops_cost_usd"] = str(money.total_usd)
     facts["usage_metadata"] = usage
     return facts

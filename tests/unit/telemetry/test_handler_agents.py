@@ -15,6 +15,7 @@ from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import RunnableLambda
 from langchain_core.tools import ToolException, tool
 from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.types import Command, interrupt
 
 from langchain_llmops.core.types import ErrorKind, Identity, Usage
 from tests.support.models import Hang, ScriptedModel, answer, chunk, tool_call
@@ -174,6 +175,22 @@ async def _cancel_in_the_model(run, hang: Hang) -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+
+
+def test_an_interrupt_for_a_human_is_no_failure(config, told, handler) -> None:
+    @tool
+    def ask(question: str) -> str:
+        """Ask a human."""
+        return interrupt(question)
+
+    model = ScriptedModel(answer("", tool_calls=[tool_call("ask", question="ok?")]), answer("done"))
+    agent = create_agent(model, [ask], checkpointer=InMemorySaver())
+    config["configurable"] = {"thread_id": "t"}
+    agent.invoke(ASK, config)
+    agent.invoke(Command(resume="yes"), config)
+    assert [record.error_kind for record in told] == [None] * len(told)
+    assert [record.outcome for record in told.of("tool")] == ["interrupted", None]
+    assert handler.open_runs == 0
 
 
 class KeepsIds(BaseCallbackHandler):

@@ -13,8 +13,9 @@ from langchain_core.callbacks import CallbackManager
 from langchain_core.exceptions import ModelRateLimitError, ModelTimeoutError
 from langchain_core.language_models import FakeListLLM, GenericFakeChatModel
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
+from langchain_core.runnables import RunnableLambda
 
-from langchain_llmops.core.context import ATTEMPT, ROUTE, RUNG, current_identity
+from langchain_llmops.core.context import ARM, ATTEMPT, EXPERIMENT, ROUTE, RUNG, current_identity
 from langchain_llmops.core.events import Bus
 from langchain_llmops.core.types import ErrorKind, Identity, Money, Usage
 from langchain_llmops.telemetry.handler import OpsCallbackHandler
@@ -107,6 +108,18 @@ def test_the_first_token_of_a_slow_model_comes_late(handler, told, clock) -> Non
     assert told.only.ttft_s == 3.0
 
 
+def test_the_pause_between_pieces_is_their_mean(config, told, clock) -> None:
+    model = ScriptedModel([chunk("a"), chunk("b"), chunk("c"), chunk("", usage=(10, 5), finish_reason="stop")])
+    for _ in model.stream("hi", config):
+        clock.pass_s(0.5)
+    assert told.only.inter_token_s == pytest.approx(0.5, rel=0.3)
+
+
+def test_a_call_in_one_piece_has_no_pause(config, told) -> None:
+    ScriptedModel().invoke("hi", config)
+    assert (told.only.inter_token_s, told.only.ttft_s) == (None, None)
+
+
 def test_typed_stream_events_count_as_tokens(config, told) -> None:
     events = ScriptedModel("a b").stream_events("hi", config, version="v3")
     for _ in events:
@@ -153,6 +166,20 @@ def test_a_refused_call_costs_nothing(config, told, handler) -> None:
     assert (record.error_kind, record.error_class) == (ErrorKind.RATE_LIMIT, "ModelRateLimitError")
     assert (record.money, record.usage, record.cost_usd) == (None, Usage(), 0)
     assert handler.open_runs == 0
+
+
+def test_a_sibling_that_failed_before_is_a_retry(config, told) -> None:
+    """LangChain's own `with_retry` fires no retry event."""
+    model = ScriptedModel(ModelRateLimitError("slow"), ModelRateLimitError("slow"), answer())
+    retrying = model.with_retry(stop_after_attempt=3, wait_exponential_jitter=False)
+    (RunnableLambda(lambda text: text) | retrying).invoke("hi", config)
+    assert [record.retries for record in told if record.kind == "model"] == [0, 1, 2]
+
+
+def test_experiment_and_arm_come_from_the_metadata(config, told) -> None:
+    config["metadata"] |= {EXPERIMENT: "prompt", ARM: "b"}
+    ScriptedModel().invoke("hi", config)
+    assert (told.only.experiment, told.only.arm) == ("prompt", "b")
 
 
 def test_an_attempt_that_may_have_been_billed_is_priced_apart(config, told) -> None:

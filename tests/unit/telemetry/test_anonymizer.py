@@ -1,0 +1,72 @@
+"""What leaves for a trace names nobody and opens nothing."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from langchain_llmops.telemetry.anonymize import Anonymizer
+
+MASKED = {
+    "write to ada.lovelace+x@example.co.uk today": "write to <email> today",
+    "card 4111 1111 1111 1111 please": "card <card> please",
+    "IBAN DE89 3704 0044 0532 0130 00 ok": "IBAN <iban> ok",
+    "4111-1111-1111-1111": "<card>",
+    "call +49 (170) 123-4567 now": "call <phone> now",
+    "my key is sk-abcdefghijklmnop": "my key is sk-***",
+}
+LEFT = [
+    "order 12345 of 2024-05-15",
+    "v1.2.3",
+    "10:30",
+    "gpt-4o-mini-2024-07-18",
+    "a@b",
+    "3.14159265",
+    "$1,234.56",
+    "at 1732190400001",
+    "4111 1111 1111 1112",
+]
+
+
+@pytest.mark.parametrize(("text", "masked"), MASKED.items())
+def test_personal_data_and_secrets_are_masked_wherever_they_are(text, masked) -> None:
+    mask = Anonymizer()
+    assert mask.text(text) == masked
+    assert mask({"messages": [{"content": text, "n": 1}, [text]]}) == {
+        "messages": [{"content": masked, "n": 1}, [masked]]
+    }
+
+
+@pytest.mark.parametrize("text", LEFT)
+def test_what_is_nobodys_is_left(text) -> None:
+    assert Anonymizer().text(text) == text
+
+
+def test_an_identity_that_says_who_it_is_becomes_a_stable_name() -> None:
+    mask = Anonymizer()
+    one, again = mask({"user_id": "ada@example.com"}), mask({"user_id": "ada@example.com"})
+    assert one == again
+    assert one["user_id"].startswith("anon-")
+    assert mask({"user_id": "bob@example.com"}) != one
+    assert mask({"user_id": "u1", "session_id": "s1"}) == {"user_id": "u1", "session_id": "s1"}
+
+
+def test_patterns_of_ones_own_are_masked_too() -> None:
+    assert Anonymizer({"employee": r"E-\d{5}"}).text("E-12345 called") == "<employee> called"
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=10,
+)
+
+
+@given(json_values)
+def test_masking_keeps_the_shape_and_is_the_same_twice(value) -> None:
+    mask = Anonymizer()
+    once = mask(value)
+    assert mask(once) == once
+    assert type(once) is type(value)
+    assert not isinstance(value, list | dict) or len(once) == len(value)
