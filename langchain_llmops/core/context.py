@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import uuid
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final
+
+from langchain_core.utils.uuid import uuid7
 
 from langchain_llmops.core.errors import ConfigurationError
 from langchain_llmops.core.types import Identity
@@ -85,7 +86,7 @@ def run_config(
     for key, value in named.items():
         if not isinstance(value, str) or not value:
             raise ConfigurationError(f"{key} must be a non-empty string, not {value!r}")
-    named.setdefault("request_id", str(uuid.uuid4()))
+    named.setdefault("request_id", str(uuid7()))
     thread = thread_id or identity.session
     if thread is not None:
         named["thread_id"] = thread

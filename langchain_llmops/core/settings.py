@@ -43,6 +43,9 @@ class Settings(BaseSettings):
         "logging",
         description="JSON line per call: `logging` (logger `langchain_llmops.calls`), `stderr`, `off` or a file path.",
     )
+    otel: bool = Field(
+        default=False, description="OpenTelemetry spans and metrics through the global providers (extra `otel`)."
+    )
     trace_project: str | None = Field(None, description="LangSmith project; `LANGSMITH_PROJECT` when unset.")
     trace_sample_rate: float | None = Field(
         None, ge=0, le=1, description="Share of traces that are sent to LangSmith, whole traces; all when unset."
@@ -74,6 +77,9 @@ class Settings(BaseSettings):
     )
     ledger_buffer: int = Field(
         10_000, gt=0, description="Records buffered before the ledger drops (and counts) new ones."
+    )
+    ledger_retention_days: float | None = Field(
+        None, gt=0, description="Days the ledger keeps what happened; older rows are removed, once an hour."
     )
     store_timeout_s: float = Field(5.0, gt=0, description="Timeout of one operation on Redis, PostgreSQL or objects.")
 

@@ -19,8 +19,9 @@ __all__ = [
     "Usage",
 ]
 
-CallKind = Literal["model", "tool", "retriever", "turn"]
+CallKind = Literal["model", "tool", "retriever", "turn", "embedding"]
 RECORD_VERSION = 2
+ASKING = frozenset({"model", "embedding"})
 
 
 class ErrorKind(StrEnum):
@@ -129,7 +130,7 @@ class ModelSpec:
 
 @dataclass(frozen=True)
 class CallRecord(Record):
-    """One finished model call, tool call or turn: the fact that every reader reads.
+    """One finished model call, embedding call, tool call or turn: the fact that every reader reads.
 
     Times are Unix seconds (UTC) and seconds; money is Decimal US dollars. `money` is None when nothing was or could
     be charged (tools, turns, unpriced models: see `unpriced`). A failed attempt whose provider may have charged
@@ -177,6 +178,11 @@ class CallRecord(Record):
     content_ref: str | None = None
     content: str | None = None
     version: int = RECORD_VERSION
+
+    @property
+    def asks_model(self) -> bool:
+        """Whether a provider is asked, and may charge: model and embedding calls."""
+        return self.kind in ASKING
 
     @property
     def cost_usd(self) -> Decimal:

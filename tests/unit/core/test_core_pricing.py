@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import random
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from importlib.resources import files
 
 import genai_prices
 import pytest
@@ -14,8 +15,10 @@ from genai_prices.data_snapshot import get_snapshot
 from hypothesis import given
 from hypothesis import strategies as st
 
+from langchain_llmops.core.catalogue import Catalogue
 from langchain_llmops.core.errors import ConfigurationError
-from langchain_llmops.core.pricing import PriceBook, normalize_model
+from langchain_llmops.core.model_names import ModelNames
+from langchain_llmops.core.pricing import PriceBook
 from langchain_llmops.core.types import Money, Unpriced, Usage
 
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
@@ -90,7 +93,7 @@ PRICES: dict[str, tuple[str, str | None, Usage, str, str]] = {
 def test_a_published_price_is_charged_to_the_last_digit(row, book) -> None:
     model, provider, usage, dollars_in, dollars_out = row
     price = book.price(model, usage, provider=provider, at=NOON)
-    assert price == Money(Decimal(dollars_in), Decimal(dollars_out))
+    assert (price.input_usd, price.output_usd) == (Decimal(dollars_in), Decimal(dollars_out))
     assert price.total_usd == Decimal(dollars_in) + Decimal(dollars_out)
 
 
@@ -102,6 +105,10 @@ NAMES = {
     ("eu.anthropic.claude-3-haiku-20240307-v1:0", None): ("aws", "eu.anthropic.claude-3-haiku-20240307-v1:0"),
     ("models/gemini-2.5-pro", "google_genai"): ("google", "gemini-2.5-pro"),
     ("ft:gpt-4o:acme::1", None): ("openai", "ft:gpt-4o"),
+    ("arn:aws:bedrock:us-east-1:123456789012:inference-profile/us.amazon.nova-pro-v1:0", None): (
+        "aws",
+        "us.amazon.nova-pro-v1:0",
+    ),
     ("llama3.1:8b", "ollama"): ("ollama", "llama3.1:8b"),
     ("grok-4", "xai"): ("x-ai", "grok-4"),
     ("my-model", "MistralAI"): ("mistral", "my-model"),
@@ -110,7 +117,7 @@ NAMES = {
 
 @pytest.mark.parametrize(("named", "expected"), NAMES.items())
 def test_names_are_read_as_genai_prices_writes_them(named, expected) -> None:
-    assert normalize_model(*named) == expected
+    assert ModelNames(Catalogue().providers).split(*named) == expected
 
 
 def raw(usage: Usage) -> genai_prices.Usage:
@@ -221,6 +228,147 @@ def test_an_unpriced_model_is_counted_at_every_call_and_warned_about_once(caplog
     ]
 
 
+def test_made_up_names_fill_no_memory(caplog) -> None:
+    book = PriceBook()
+    with caplog.at_level(logging.WARNING, "langchain_llmops"):
+        for number in range(6000):
+            book.price(f"made-up-{number}", Usage(1, 1), provider="openai")
+    assert sum(book.unpriced.values()) == 6000
+    assert len(book.unpriced) == len(caplog.records) == 1001
+    assert book.unpriced["(other models)"] == 5000
+    assert len(book._memo) <= 4096
+
+
+def test_a_name_of_a_megabyte_is_unpriced_and_kept_short() -> None:
+    book = PriceBook()
+    assert isinstance(book.price("claude-3-opus" + "x" * M, Usage(1, 1)), Unpriced)
+    assert max(map(len, book.unpriced)) == 256
+
+
+LOCAL = ["ollama", "vllm", "LM-Studio", "lm_studio", "llama.cpp", "LlamaCpp", "llama_cpp", "huggingface", "sglang"]
+
+
+@pytest.mark.parametrize("provider", LOCAL)
+@pytest.mark.parametrize("model", ["gpt-4o", "deepseek-chat", "mistral-large-latest", "openai/gpt-4o"])
+def test_a_famous_name_on_ones_own_machine_is_not_the_makers(model, provider, book) -> None:
+    assert book.price(model, Usage(M, M), provider=provider) == Unpriced(model)
+    assert book.price(f"{provider}/{model}", Usage(M, M)) == Unpriced(f"{provider}/{model}")
+
+
+def test_an_override_prices_a_local_model() -> None:
+    book = PriceBook({"ollama:gpt-oss:20b": {"input_mtok": 1, "output_mtok": 2}})
+    assert book.price("gpt-oss:20b", Usage(M, M), provider="ollama") == Money(Decimal(1), Decimal(2))
+
+
+@pytest.mark.parametrize("model", ["gpt-4o", "claude-haiku-4-5", "gemini-2.5-pro", "o3", "grok-4"])
+def test_a_gateway_passes_the_makers_price_on_where_nobody_else_can_serve_the_model(model, book) -> None:
+    own = book.price(model, Usage(1000, 1000), at=NOON)
+    assert isinstance(own, Money)
+    for gateway in ("acme-proxy", "litellm", "portkey", "groq"):
+        assert book.price(model, Usage(1000, 1000), provider=gateway, at=NOON) == own
+
+
+@pytest.mark.parametrize("model", ["mistral-large-latest", "deepseek-chat", "command-r-plus", "kimi-k2-0905-preview"])
+def test_a_model_that_anyone_may_serve_has_no_price_at_a_gateway(model, book) -> None:
+    assert isinstance(book.price(model, Usage(1, 1), at=NOON), Money)
+    assert book.price(model, Usage(1, 1), provider="acme-proxy", at=NOON) == Unpriced(model)
+
+
+# `ls_provider` of LangChain's packages, and of classes that do not say: their name in lower case
+LS_PROVIDERS = {
+    "openai": "gpt-4o",
+    "azure": "gpt-4o",
+    "azureaichatcompletionsmodel": "gpt-4o",
+    "anthropic": "claude-haiku-4-5",
+    "anthropicvertex": "claude-haiku-4-5",
+    "google_anthropic_vertex": "claude-haiku-4-5",
+    "google_genai": "gemini-2.5-flash",
+    "google_vertexai": "gemini-2.5-flash",
+    "amazon_bedrock": "amazon.nova-pro-v1:0",
+    "anthropicbedrock": "us.anthropic.claude-sonnet-4-5-20250929-v1:0",
+    "mistral": "mistral-large-latest",
+    "mistralai": "mistral-large-latest",
+    "cohere": "command-r-plus",
+    "groq": "llama-3.3-70b-versatile",
+    "deepseek": "deepseek-chat",
+    "xai": "grok-4",
+    "perplexity": "sonar",
+    "together": "meta-llama/Llama-3.3-70B-Instruct-Turbo",
+    "openrouter": "openai/gpt-4o",
+}
+
+
+@pytest.mark.parametrize(("provider", "model"), LS_PROVIDERS.items())
+def test_every_ls_provider_finds_its_list(provider, model, book) -> None:
+    assert isinstance(book.price(model, Usage(1, 1), provider=provider), Money)
+
+
+def test_the_names_we_ship_are_names_that_the_list_knows() -> None:
+    known = json.loads(files("langchain_llmops.core").joinpath("data/providers.json").read_text("utf-8"))
+    assert set(known["aliases"].values()) <= set(Catalogue().providers)
+    for names in (list(known["aliases"]), known["local"]):
+        assert all(name == "".join(filter(str.isalnum, name)).lower() for name in names)
+    assert not set(known["aliases"]) & set(known["local"])
+
+
+# service tiers
+
+
+NOVEMBER = datetime(2026, 11, 1, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("model", "tier", "dollars"),
+    [
+        ("gpt-5", "flex", "5.625"),
+        ("gpt-5", "priority", "22.5"),
+        ("gpt-5", "batch", "5.625"),
+        ("gpt-4o", "flex", "12.5"),
+        ("gpt-4o", "scale", "12.5"),
+        ("claude-haiku-4-5", "batch", "3"),
+    ],
+)
+def test_a_tier_has_its_price_where_one_is_listed(model, tier, dollars, book) -> None:
+    assert book.price(model, Usage(M // 10, M // 10), at=NOVEMBER, tier=tier).total_usd == Decimal(dollars) / 10
+
+
+def test_a_moment_without_a_zone_is_in_utc_and_others_are_brought_there(book) -> None:
+    moments = (datetime(2026, 3, 12, 23, 30), datetime.fromisoformat("2026-03-13T01:30:00+02:00"))  # noqa: DTZ001
+    for moment in moments:
+        assert book.price("claude-sonnet-4-6", Usage(300_000, 0), at=moment).total_usd == Decimal("1.8")
+
+
+def test_without_a_moment_the_clock_says_the_day() -> None:
+    book = PriceBook(clock=lambda: datetime(2025, 6, 9, tzinfo=UTC).timestamp())
+    assert book.price("o3", Usage(M, 0)).total_usd == 10
+
+
+def test_the_price_list_is_read_once_a_day_and_model(monkeypatch) -> None:
+    book = PriceBook()
+    reads = []
+    find = book._find
+    monkeypatch.setattr(book, "_find", lambda *asked: reads.append(asked) or find(*asked))
+    for hour in (0, 12, 23, 24):
+        at = datetime(2026, 6, 1, tzinfo=UTC) + timedelta(hours=hour)
+        book.price("gpt-4o", Usage(1, 1), at=at)
+    assert len(reads) == 2
+
+
+@given(st.builds(Usage, *[st.integers(0, 10**6)] * 8))
+def test_the_parts_for_the_cache_are_parts_of_the_input(usage) -> None:
+    for model in ("claude-sonnet-4-5", "gpt-realtime"):
+        price = BOOK.price(model, usage, at=NOON)
+        assert price.cache_read_usd >= 0 <= price.cache_write_usd
+        assert price.cache_read_usd + price.cache_write_usd <= price.input_usd
+
+
+def test_the_parts_for_the_cache_are_reads_and_both_writes(book) -> None:
+    usage = Usage(1000, 0, cache_read_tokens=200, cache_write_tokens=300, cache_write_1h_tokens=400)
+    price = book.price("claude-3-5-haiku-latest", usage, at=NOON)  # 200*0.08; 300*1 + 400*1.60 per million
+    assert (price.cache_read_usd, price.cache_write_usd) == (Decimal("0.000016"), Decimal("0.00094"))
+
+
+BOOK = PriceBook()
 counts = st.integers(0, 10**7)
 
 
@@ -229,7 +377,7 @@ counts = st.integers(0, 10**7)
 )
 def test_no_usage_however_odd_raises_or_earns_money(model, usage) -> None:
     """Providers have reported more cached tokens than tokens."""
-    price = PriceBook().price(model, usage, at=NOON)
+    price = BOOK.price(model, usage, at=NOON)
     assert isinstance(price, Money)
     assert price.input_usd >= 0
     assert price.output_usd >= 0
@@ -238,7 +386,7 @@ def test_no_usage_however_odd_raises_or_earns_money(model, usage) -> None:
 @given(st.integers(0, 10**6), st.integers(0, 10**6))
 def test_cached_tokens_never_cost_more_than_fresh_ones(total, cached) -> None:
     cached = min(total, cached)
-    one, other = (PriceBook().price("gpt-4o", Usage(total, 0, cache_read_tokens=c)) for c in (cached, 0))
+    one, other = (BOOK.price("gpt-4o", Usage(total, 0, cache_read_tokens=c)) for c in (cached, 0))
     assert one.total_usd <= other.total_usd
 
 
@@ -257,7 +405,8 @@ OWN = {
 
 def test_ones_own_price_wins() -> None:
     book = PriceBook(OWN)
-    assert book.price("my-model", Usage(M, M, cache_read_tokens=M)) == Money(Decimal("0.15"), Decimal(6))
+    cached = Decimal("0.15")
+    assert book.price("my-model", Usage(M, M, cache_read_tokens=M)) == Money(cached, Decimal(6), cache_read_usd=cached)
     assert book.price("gpt-4o", Usage(M, M), provider="openai") == Money(Decimal(1), Decimal(2))
     assert book.price("gpt-4o-2024-08-06", Usage(M, M), provider="openai") == Money(Decimal(1), Decimal(2))
     assert book.price("gpt-4o", Usage(M, M), provider="azure") == Money(Decimal("2.5"), Decimal(10))
@@ -268,13 +417,22 @@ def test_every_kind_of_token_can_have_its_own_price() -> None:
         5 * M, 2 * M, cache_read_tokens=M, cache_write_tokens=M, cache_write_1h_tokens=M, audio_input_tokens=M,
         audio_output_tokens=M,
     )  # fmt: skip
-    assert PriceBook(OWN).price("full", usage) == Money(Decimal(1 + 3 + 4 + 5 + 6), Decimal(2 + 7))
+    assert PriceBook(OWN).price("full", usage) == Money(
+        Decimal(1 + 3 + 4 + 5 + 6), Decimal(2 + 7), cache_read_usd=Decimal(3), cache_write_usd=Decimal(4 + 5)
+    )
 
 
 def test_what_an_override_does_not_say_costs_as_plain_input_or_output() -> None:
     book = PriceBook({"m": {"input_mtok": 2, "output_mtok": 3}})
     usage = Usage(3 * M, M, cache_read_tokens=M, cache_write_tokens=M, cache_write_1h_tokens=M, audio_output_tokens=M)
-    assert book.price("m", usage) == Money(Decimal(6), Decimal(3))
+    price = book.price("m", usage)
+    assert (price.input_usd, price.output_usd) == (Decimal(6), Decimal(3))
+
+
+def test_a_tier_of_ones_own_wins_and_what_it_does_not_say_costs_as_without() -> None:
+    book = PriceBook({"m": {"input_mtok": 2, "output_mtok": 3, "flex": {"input_mtok": 1}}})
+    dollars = [book.price("m", Usage(M, M), tier=tier).total_usd for tier in (None, "flex", "priority")]
+    assert dollars == [5, 4, 5]
 
 
 def test_a_price_in_a_file_is_exact(tmp_path) -> None:
@@ -299,6 +457,18 @@ WRONG_FILES = {
     "true": (b'{"m": {"input_mtok": true, "output_mtok": 1}}', "'m' input_mtok must be dollars"),
     "null": (b'{"m": {"input_mtok": null, "output_mtok": 1}}', "'m' input_mtok must be dollars"),
     "NaN": (b'{"m": {"input_mtok": NaN, "output_mtok": 1}}', "'m' input_mtok must be dollars"),
+    "a tier that is no object": (
+        b'{"m": {"input_mtok": 1, "output_mtok": 1, "flex": 2}}',
+        "'m' flex must be an object",
+    ),
+    "a tier with an unknown field": (
+        b'{"m": {"input_mtok": 1, "output_mtok": 1, "flex": {"input": 2}}}',
+        "'m' flex must be an object of some of",
+    ),
+    "a tier below zero": (
+        b'{"m": {"input_mtok": 1, "output_mtok": 1, "batch": {"input_mtok": -2}}}',
+        "'m' batch input_mtok must be dollars",
+    ),
     "infinite": (
         b'{"m": {"input_mtok": 1e999999999, "output_mtok": Infinity}}',
         "'m' (in|out)put_mtok must be dollars",

@@ -60,6 +60,12 @@ READ = {
     "ROUTER_MAX_SIMPLE_TOKENS": ("50", lambda s: s.router_max_simple_tokens, 50),
     "HOT_TTL_S": ("60", lambda s: s.hot_ttl_s, 60.0),
     "LEDGER_BUFFER": ("10", lambda s: s.ledger_buffer, 10),
+    "LEDGER_RETENTION_DAYS": ("30", lambda s: s.ledger_retention_days, 30.0),
+    "OTEL": ("1", lambda s: s.otel, True),
+    "TRACE_PROJECT": ("p", lambda s: s.trace_project, "p"),
+    "TRACE_SAMPLE_RATE": ("0.5", lambda s: s.trace_sample_rate, 0.5),
+    "TRACE_RETENTION": ("long", lambda s: s.trace_retention, "long"),
+    "TRACE_ANONYMIZE": ("1", lambda s: s.trace_anonymize, True),
     "STORE_TIMEOUT_S": ("2", lambda s: s.store_timeout_s, 2.0),
 }
 
@@ -90,6 +96,7 @@ WRONG = {
     "CACHE_L2_TTL_S": "soon",
     "HOT_TTL_S": "-5",
     "LEDGER_BUFFER": "1.5",
+    "LEDGER_RETENTION_DAYS": "0",
     "LOG_CONTENT": "perhaps",
     "MAX_ATTEMPTS": "21",
     "REQUEST_TIMEOUT_S": "0",

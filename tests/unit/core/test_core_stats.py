@@ -1,12 +1,16 @@
-"""Nearest-rank quantiles."""
+"""Nearest-rank quantiles, exact and by sketch."""
 
 from __future__ import annotations
+
+import json
+import math
+import sys
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from langchain_llmops.core.stats import quantile
+from langchain_llmops.core.stats import Sketch, quantile
 
 TABLE = [
     ([], 0.5, None),
@@ -40,3 +44,81 @@ def test_a_quantile_is_one_of_the_values_with_enough_at_or_below_it(values, q) -
 def test_quantiles_rise_with_q(values, one, other) -> None:
     low, high = sorted((one, other))
     assert quantile(values, low) <= quantile(values, high)
+
+
+ACCURACY = 0.01
+magnitudes = st.floats(1e-6, 1e6) | st.floats(1e-300, 1e300) | st.just(0.0)
+numbers = magnitudes | magnitudes.map(lambda x: -x)
+samples = st.lists(numbers, min_size=1, max_size=200)
+
+
+def sketch_of(values, accuracy: float = ACCURACY) -> Sketch:
+    sketch = Sketch(accuracy)
+    for value in values:
+        sketch.add(value)
+    return sketch
+
+
+def close(found: float, exact: float, accuracy: float = ACCURACY) -> bool:
+    return abs(found - exact) <= accuracy * abs(exact) * (1 + 1e-6) + 1e-9
+
+
+@given(samples, st.floats(0, 1), st.sampled_from([0.01, 0.02]))
+def test_a_sketch_is_within_its_accuracy_of_the_exact_quantile(values, q, accuracy) -> None:
+    assert close(sketch_of(values, accuracy).quantile(q), quantile(sorted(values), q), accuracy)
+
+
+@given(samples, samples)
+def test_merging_is_the_same_as_adding_all(some, others) -> None:
+    merged, whole = sketch_of(some), sketch_of(some + others)
+    merged.merge(sketch_of(others))
+    told, expected = merged.to_dict(), whole.to_dict()
+    assert told.pop("sum") == pytest.approx(expected.pop("sum"), rel=1e-9, abs=1e290)
+    assert told == expected
+
+
+@given(samples)
+def test_a_sketch_survives_json(values) -> None:
+    sketch = sketch_of(values)
+    back = Sketch.from_dict(json.loads(json.dumps(sketch.to_dict())))
+    assert back.to_dict() == sketch.to_dict()
+    assert back.quantile(0.9) == sketch.quantile(0.9)
+
+
+@given(samples)
+def test_a_copy_does_not_follow(values) -> None:
+    sketch = sketch_of(values)
+    before, copy = sketch.to_dict(), sketch.copy()
+    copy.add(1.0)
+    assert sketch.to_dict() == before
+    assert copy.count == sketch.count + 1
+
+
+def test_a_sketch_knows_count_and_sum() -> None:
+    sketch = sketch_of([1.0, 2.0, -4.0, 0.0])
+    assert (sketch.count, sketch.sum) == (4, -1.0)
+    assert Sketch().quantile(0.5) is None
+
+
+@pytest.mark.parametrize(("value", "told"), [(math.inf, sys.float_info.max), (-math.inf, -sys.float_info.max)])
+def test_what_has_no_end_counts_as_the_largest_float(value, told) -> None:
+    assert sketch_of([value]).quantile(0.5) == pytest.approx(told, rel=1.001 * ACCURACY)
+
+
+@pytest.mark.parametrize("value", [5e-324, -5e-324, 1e-12, -0.0])
+def test_what_is_next_to_nothing_counts_as_zero(value) -> None:
+    assert sketch_of([value]).quantile(0.5) == 0.0
+
+
+def test_the_buckets_of_latencies_from_a_millisecond_to_an_hour_are_few() -> None:
+    sketch = sketch_of([0.001 * 1.001**n for n in range(15_000)])
+    assert len(sketch.to_dict()["positive"]) < 800
+
+
+def test_a_sketch_refuses_what_it_cannot_rank() -> None:
+    with pytest.raises(ValueError, match="not a number"):
+        Sketch().add(math.nan)
+    with pytest.raises(ValueError, match=r"accuracy 0.01 and 0.02 cannot be merged"):
+        Sketch(0.01).merge(Sketch(0.02))
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        Sketch(1.0)
