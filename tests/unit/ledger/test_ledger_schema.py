@@ -14,8 +14,7 @@ from langchain_llmops.core.events import FellBack, Retried
 from langchain_llmops.core.types import CallRecord, ErrorKind, Identity, Money, Usage
 from langchain_llmops.ledger.schema import (
     CALL_COLUMNS,
-    INSERT_CALL,
-    INSERT_EVENT,
+    EVENT_COLUMNS,
     MIGRATIONS,
     call_row,
     event_row,
@@ -89,7 +88,8 @@ async def sql(tmp_path):
 
 
 async def kept(sql, record: CallRecord) -> dict:
-    await sql.execute(INSERT_CALL, call_row(record))
+    row = call_row(record)
+    await sql.insert_rows("llmops_calls", CALL_COLUMNS[: len(row)], [row])
     rows = await sql.fetch(f"SELECT {', '.join(CALL_COLUMNS)} FROM llmops_calls ORDER BY id DESC LIMIT 1")
     return dict(zip(CALL_COLUMNS, rows[0], strict=True))
 
@@ -168,18 +168,18 @@ def test_no_saved_usage_is_none_and_not_nothing() -> None:
 
 
 async def test_retries_and_fallbacks_are_rows(sql) -> None:
-    who = Identity(user="u", session="s")
+    who = Identity(tenant="t", user="u", session="s")
     events = [
         Retried("gpt-4o", ErrorKind.RATE_LIMIT, 2, 0.5, who),
         FellBack("gpt-4o", "claude", ErrorKind.TIMEOUT, who),
         FellBack("gpt-4o", "claude", ErrorKind.TIMEOUT),
     ]
-    await sql.execute_many(INSERT_EVENT, [event_row(event, 5.0) for event in events])
-    columns = "at, event, error_kind, model, to_model, user_id, session_id"
+    await sql.insert_rows("llmops_events", EVENT_COLUMNS, [event_row(event, 5.0) for event in events])
+    columns = "at, event, error_kind, model, to_model, tenant, user_id, session_id"
     assert await sql.fetch(f"SELECT {columns} FROM llmops_events ORDER BY id") == [
-        (5.0, "retried", "rate_limit", "gpt-4o", None, "u", "s"),
-        (5.0, "fell_back", "timeout", "gpt-4o", "claude", "u", "s"),
-        (5.0, "fell_back", "timeout", "gpt-4o", "claude", None, None),
+        (5.0, "retried", "rate_limit", "gpt-4o", None, "t", "u", "s"),
+        (5.0, "fell_back", "timeout", "gpt-4o", "claude", "t", "u", "s"),
+        (5.0, "fell_back", "timeout", "gpt-4o", "claude", None, None, None),
     ]
 
 
@@ -188,5 +188,5 @@ async def test_the_tables_are_made_once(sql) -> None:
 
 
 def test_there_is_a_value_for_every_column() -> None:
-    assert len(call_row(CALL)) == len(CALL_COLUMNS) == len(set(CALL_COLUMNS)) == INSERT_CALL.count("?")
+    assert len(call_row(CALL)) == len(CALL_COLUMNS) == len(set(CALL_COLUMNS))
     assert set(WANTED) | {"tags", "saved_usage"} == set(CALL_COLUMNS)
