@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-from langchain_llmops.core.stats import quantile
-from langchain_llmops.core.types import Money, Usage
+from langchain_llmops.ledger.baseline import OtherModel, superseded
+from langchain_llmops.ledger.calls import conversations
+from langchain_llmops.ledger.filters import ANSWERED, COST, PAID, Filter
+from langchain_llmops.ledger.latency import latencies
 from langchain_llmops.ledger.schema import from_pico, usage_from_text
+from langchain_llmops.ledger.spend import Spend, total_spend
 
 if TYPE_CHECKING:
     from langchain_llmops.core.pricing import PriceBook
@@ -16,8 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Figures"]
 
-QUANTILES = (("p50", 0.5), ("p95", 0.95), ("p99", 0.99))
 TOP = 5
+ABSENT: dict[str, float | None] = {"p50": None, "p95": None, "p99": None}
 
 
 class Figures:
@@ -25,82 +28,136 @@ class Figures:
 
     Args:
         baseline_model: what every call would have been asked without the suite; its own model when None.
+        baseline_provider: who serves it, where the same name has several prices.
     """
 
-    def __init__(self, sql: Sql, prices: PriceBook, *, since: float, baseline_model: str | None) -> None:
+    def __init__(
+        self,
+        sql: Sql,
+        prices: PriceBook,
+        *,
+        since: float,
+        baseline_model: str | None,
+        baseline_provider: str | None = None,
+    ) -> None:
         self._sql = sql
         self._prices = prices
-        self._since = since
+        self._chosen = Filter(since=since)
         self._baseline_model = baseline_model
+        self._baseline_provider = baseline_provider
 
     async def collect(self) -> dict[str, Any]:
         """Every figure under the keys of the report."""
-        calls = await self._fetch(
-            "SELECT route, model, cache_level, input_tokens, output_tokens, cache_read_tokens, cache_write_tokens,"
-            " input_pico, output_pico + fee_pico, saved_usage, saved_pico, unpriced, estimated, session_id, provider"
-            " FROM llmops_calls WHERE kind = 'model' AND error_kind IS NULL AND started_at >= ?"
-        )
+        spend = await total_spend(self._sql, self._chosen)
         figures = await self._counts()
-        figures |= self._money(calls)
-        figures["cache"] = _cache(calls)
-        figures["routes"] = _routes(calls)
-        figures["latency"] = {kind: await self._latency(kind) for kind in ("model", "tool", "turn")}
+        figures |= await self._money(spend)
+        figures["cache"] = await self._cache(spend)
+        figures["routes"] = await self._routes()
+        figures["latency"] = await self._latency()
         figures["errors"] = await self._errors()
-        figures["failed_attempts"] = _failed(figures["errors"])
+        figures["failed_attempts"] = {"count": spend.failed_calls, "cost_usd": float(spend.failed_cost_usd)}
         figures["slowest"] = await self._slowest()
-        figures["dearest"] = _dearest(calls)
+        figures["dearest"] = await self._dearest()
         return figures
 
-    async def _fetch(self, statement: str, *parameters: Any) -> list[Row]:
-        return await self._sql.fetch(statement, (self._since, *parameters))
+    async def _fetch(self, columns: str, *conditions: str, rest: str = "") -> list[Row]:
+        where, parameters = self._chosen.where(*conditions)
+        return await self._sql.fetch(f"SELECT {columns} FROM llmops_calls{where} {rest}", parameters)  # noqa: S608
 
     async def _counts(self) -> dict[str, Any]:
         rows = await self._fetch(
-            "SELECT COUNT(DISTINCT session_id),"
-            " COALESCE(SUM(CASE WHEN kind = 'turn' AND error_kind IS NULL THEN 1 ELSE 0 END), 0),"
-            " COALESCE(SUM(CASE WHEN kind = 'turn' AND error_kind IS NOT NULL THEN 1 ELSE 0 END), 0),"
-            " COALESCE(SUM(CASE WHEN kind = 'tool' THEN 1 ELSE 0 END), 0),"
-            " COALESCE(SUM(CASE WHEN kind = 'model' AND error_kind IS NULL THEN 1 ELSE 0 END), 0)"
-            " FROM llmops_calls WHERE started_at >= ?"
+            f"COUNT(DISTINCT session_id), COUNT(*) FILTER (WHERE kind = 'turn' AND {ANSWERED}),"
+            " COUNT(*) FILTER (WHERE kind = 'turn' AND error_kind IS NOT NULL),"
+            f" COUNT(*) FILTER (WHERE kind = 'tool'), COUNT(*) FILTER (WHERE {PAID} AND {ANSWERED})"
         )
         names = ("conversations", "turns", "failed_turns", "tool_calls", "model_calls")
         return dict(zip(names, (int(value) for value in rows[0]), strict=True))
 
-    def _money(self, calls: list[Row]) -> dict[str, Any]:
-        cost = sum((_cost(row) for row in calls), Decimal(0))
-        baseline = sum((self._baseline(row) for row in calls), Decimal(0))
-        tokens = {"input": 0, "output": 0, "cache_read": 0, "saved_by_cache": 0}
-        for row in calls:
-            tokens["input"] += row[3]
-            tokens["output"] += row[4]
-            tokens["cache_read"] += row[5]
-            tokens["saved_by_cache"] += _used(row).total_tokens if row[2] else 0
+    async def _money(self, spend: Spend) -> dict[str, Any]:
+        baseline = await self._baseline(spend)
+        tokens = {
+            "input": spend.input_tokens,
+            "output": spend.output_tokens,
+            "cache_read": spend.cache_read_tokens,
+            "saved_by_cache": await self._saved_tokens(),
+        }
         return {
-            "tokens": tokens | {"total": tokens["input"] + tokens["output"]},
-            "cost_usd": float(cost),
-            "baseline_cost_usd": float(baseline),
+            "tokens": tokens | {"total": spend.input_tokens + spend.output_tokens},
+            "cost_usd": float(spend.cost_usd),
             "baseline_model": self._baseline_model,
-            "saved_usd": float(baseline - cost),
-            "saved_pct": float(100 * (baseline - cost) / baseline) if baseline else 0.0,
-            "unpriced_calls": sum(1 for row in calls if row[11]),
-            "estimated_calls": sum(1 for row in calls if row[12]),
+            **_saving(spend.cost_usd, baseline),
+            "saving_note": self._note(spend, baseline),
+            "unpriced_calls": spend.unpriced_calls,
+            "estimated_calls": spend.estimated_calls,
         }
 
-    def _baseline(self, row: Row) -> Decimal:
+    async def _baseline(self, spend: Spend) -> Decimal | None:
+        """What the answers that reached their callers would have cost; None when nobody knows."""
+        if _nothing_priced(spend):
+            return None
+        lost = await superseded(self._sql, self._chosen)
         if self._baseline_model is None:
-            return _cost(row) + from_pico(row[10])
-        price = self._prices.price(self._baseline_model, _used(row), provider=row[14])
-        return price.total_usd if isinstance(price, Money) else Decimal(0)
+            return spend.cost_usd + spend.saved_usd - sum((one.worth_usd for one in lost), Decimal(0))
+        other = OtherModel(self._prices, self._baseline_model, self._baseline_provider)
+        if not other.is_priced:
+            return None
+        asked = await other.cost_of_asked(self._sql, self._chosen, only_priced=True)
+        hits = await other.cost_of_hits(self._sql, self._chosen)
+        return asked + hits - sum((other.cost_of(one.usage) for one in lost), Decimal(0))
 
-    async def _latency(self, kind: str) -> dict[str, float | None]:
-        """Seconds; a model's are those of answers from a provider, a cache hit is none."""
+    def _note(self, spend: Spend, baseline: Decimal | None) -> str | None:
+        if _nothing_priced(spend):
+            return "no saving is claimed: no model that answered has a price; add them to LLMOPS_PRICES_FILE"
+        if baseline is None:
+            return f"no saving is claimed: {self._baseline_model} has no price; add it to LLMOPS_PRICES_FILE"
+        if spend.unpriced_calls:
+            return f"{spend.unpriced_calls:,} calls of models without a price are on neither side of the saving"
+        return None
+
+    async def _saved_tokens(self) -> int:
         rows = await self._fetch(
-            "SELECT latency_s FROM llmops_calls WHERE started_at >= ? AND kind = ? AND error_kind IS NULL"
-            " AND cache_level IS NULL ORDER BY latency_s",
-            kind,
+            "saved_usage, COUNT(*)", PAID, ANSWERED, "cache_level IS NOT NULL", rest="GROUP BY saved_usage"
         )
-        ordered = [float(row[0]) for row in rows]
-        return {name: quantile(ordered, q) for name, q in QUANTILES}
+        saved = ((usage_from_text(text), int(count)) for text, count in rows)
+        return sum(usage.total_tokens * count for usage, count in saved if usage is not None)
+
+    async def _cache(self, spend: Spend) -> dict[str, Any]:
+        rows = await self._fetch(
+            "cache_level, COUNT(*)", PAID, ANSWERED, "cache_level IS NOT NULL", rest="GROUP BY 1 ORDER BY 1"
+        )
+        answered = spend.calls - spend.failed_calls
+        return {
+            "hits": spend.cache_hits,
+            "misses": answered - spend.cache_hits,
+            "hit_rate": spend.cache_hits / answered if answered else 0.0,
+            "by_level": {level: int(count) for level, count in rows},
+            "saved_usd": float(spend.saved_usd),
+        }
+
+    async def _routes(self) -> dict[str, dict[str, Any]]:
+        routes: dict[str, dict[str, Any]] = {}
+        costs: dict[str, Decimal] = defaultdict(Decimal)
+        for name, model, count, hits, pico in await self._fetch(
+            f"COALESCE(route, 'direct'), model, COUNT(*), COUNT(cache_level), SUM({COST})",
+            PAID,
+            ANSWERED,
+            rest="GROUP BY 1, 2 ORDER BY 1, 3 DESC, 2",
+        ):
+            route = routes.setdefault(name, {"calls": 0, "hits": 0, "misses": 0, "cost_usd": 0.0, "models": {}})
+            route["calls"] += int(count)
+            route["hits"] += int(hits)
+            route["misses"] += int(count) - int(hits)
+            route["models"][model or "unknown"] = int(count)
+            costs[name] += from_pico(pico)
+        return {name: route | {"cost_usd": float(costs[name])} for name, route in routes.items()}
+
+    async def _latency(self) -> dict[str, dict[str, float | None]]:
+        """Seconds; a model's are those of answers from a provider, a cache hit is none."""
+        found = {one.kind: one.latency for one in await latencies(self._sql, self._chosen, by_name=False)}
+        return {
+            kind: {name: getattr(found[kind], name) for name in ABSENT} if kind in found else dict(ABSENT)
+            for kind in ("model", "tool", "turn")
+        }
 
     async def _errors(self) -> dict[str, dict[str, Any]]:
         """By kind: failed model attempts and tool calls, what was done about them, and what reached the caller."""
@@ -114,79 +171,46 @@ class Figures:
                 "cost_usd": 0.0,
             }
         )
-        columns = {"model": "model_attempts", "tool": "tool_calls", "turn": "failed_turns"}
+        columns = {
+            "model": "model_attempts",
+            "embedding": "model_attempts",
+            "tool": "tool_calls",
+            "turn": "failed_turns",
+        }
         for error, kind, count, cost in await self._fetch(
-            "SELECT error_kind, kind, COUNT(*), SUM(COALESCE(input_pico + output_pico + fee_pico, 0))"
-            " FROM llmops_calls WHERE started_at >= ? AND error_kind IS NOT NULL GROUP BY error_kind, kind"
+            f"error_kind, kind, COUNT(*), SUM({COST})", "error_kind IS NOT NULL", rest="GROUP BY error_kind, kind"
         ):
             if kind in columns:
                 errors[error][columns[kind]] += int(count)
                 errors[error]["cost_usd"] += float(from_pico(cost))
-        for event, error, count in await self._fetch(
-            "SELECT event, error_kind, COUNT(*) FROM llmops_events WHERE at >= ? GROUP BY event, error_kind"
+        for event, error, count in await self._sql.fetch(
+            "SELECT event, error_kind, COUNT(*) FROM llmops_events WHERE at >= ? GROUP BY event, error_kind",
+            (self._chosen.since,),
         ):
             errors[error][event] += int(count)
         return dict(errors)
 
     async def _slowest(self) -> list[dict[str, Any]]:
-        rows = await self._fetch(
-            "SELECT session_id, SUM(latency_s), COUNT(*) FROM llmops_calls WHERE started_at >= ? AND kind = 'turn'"
-            " AND session_id IS NOT NULL GROUP BY session_id ORDER BY SUM(latency_s) DESC LIMIT ?",
-            TOP,
-        )
-        return [{"session": row[0], "seconds": float(row[1]), "turns": int(row[2])} for row in rows]
+        found = await conversations(self._sql, self._chosen, limit=TOP, order="slowest")
+        return [{"session": one.session, "seconds": one.seconds, "turns": one.turns} for one in found]
+
+    async def _dearest(self) -> list[dict[str, Any]]:
+        found = await conversations(self._sql, self._chosen, limit=TOP, order="dearest")
+        return [
+            {"session": one.session, "cost_usd": float(one.cost_usd), "model_calls": one.model_calls} for one in found
+        ]
 
 
-def _cost(row: Row) -> Decimal:
-    return from_pico((row[7] or 0) + (row[8] or 0))
+def _nothing_priced(spend: Spend) -> bool:
+    return 0 < spend.unpriced_calls == spend.calls - spend.failed_calls
 
 
-def _used(row: Row) -> Usage:
-    """The tokens of an answer, also of one that came from the cache."""
-    saved = usage_from_text(row[9])
-    return saved if saved is not None else Usage(row[3], row[4], cache_read_tokens=row[5], cache_write_tokens=row[6])
-
-
-def _cache(calls: list[Row]) -> dict[str, Any]:
-    levels = Counter(row[2] for row in calls if row[2])
-    hits = levels.total()
+def _saving(cost: Decimal, baseline: Decimal | None) -> dict[str, float | None]:
+    if baseline is None:
+        return {"baseline_cost_usd": None, "saved_usd": None, "saved_pct": None}
+    saved = baseline - cost
     return {
-        "hits": hits,
-        "misses": len(calls) - hits,
-        "hit_rate": hits / len(calls) if calls else 0.0,
-        "by_level": dict(sorted(levels.items())),
-        "saved_usd": float(sum((from_pico(row[10]) for row in calls), Decimal(0))),
+        "baseline_cost_usd": float(baseline),
+        "saved_usd": float(saved),
+        "saved_pct": float(100 * saved / baseline) if baseline else 0.0,
     }
-
-
-def _routes(calls: list[Row]) -> dict[str, dict[str, Any]]:
-    routes: dict[str, dict[str, Any]] = {}
-    costs: dict[str, Decimal] = defaultdict(Decimal)
-    for row in calls:
-        name = row[0] or "direct"
-        route = routes.setdefault(name, {"calls": 0, "hits": 0, "misses": 0, "cost_usd": 0.0, "models": {}})
-        route["calls"] += 1
-        route["hits" if row[2] else "misses"] += 1
-        route["models"][row[1]] = route["models"].get(row[1], 0) + 1
-        costs[name] += _cost(row)
-    for name, route in routes.items():
-        route["cost_usd"] = float(costs[name])
-    return routes
-
-
-def _failed(errors: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    return {
-        "count": sum(error["model_attempts"] for error in errors.values()),
-        "cost_usd": sum(error["cost_usd"] for error in errors.values()),
-    }
-
-
-def _dearest(calls: list[Row]) -> list[dict[str, Any]]:
-    costs: dict[str, Decimal] = defaultdict(Decimal)
-    counts: Counter[str] = Counter()
-    for row in calls:
-        if row[13] is not None:
-            costs[row[13]] += _cost(row)
-            counts[row[13]] += 1
-    dearest = sorted(costs, key=lambda session: costs[session], reverse=True)[:TOP]
-    return [{"session": name, "cost_usd": float(costs[name]), "model_calls": counts[name]} for name in dearest]

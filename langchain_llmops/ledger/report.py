@@ -15,7 +15,7 @@ from rich.text import Text
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["Report"]
+__all__ = ["Report", "printable"]
 
 WIDTH = 100
 
@@ -33,7 +33,8 @@ class Report:
 
     Money is US dollars, latencies are seconds. `cost_usd` is the sum over answered calls; what failed attempts may have
     cost is `failed_attempts.cost_usd`, apart from it. `baseline_cost_usd` prices the same answers on `baseline_model`
-    without a cache: a statement of price, not of quality.
+    without a cache: a statement of price, not of quality. Calls without a price are on neither side of it; where the
+    baseline model has none, `baseline_cost_usd`, `saved_usd` and `saved_pct` are None and `saving_note` says why.
     """
 
     figures: Mapping[str, Any] = field(repr=False)
@@ -52,10 +53,10 @@ class Report:
             for index, column in enumerate(section.columns):
                 table.add_column(column, justify="left" if index == 0 else "right")
             for row in section.rows:
-                table.add_row(*(Text(_printable(cell)) for cell in row))
+                table.add_row(*(Text(printable(cell)) for cell in row))
             console.print(table)
             console.print()
-        return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
+        return "\n".join(line.rstrip() for line in out.getvalue().splitlines()).rstrip("\n") + "\n"
 
     def _repr_html_(self) -> str:
         return '<div class="llmops-report">' + "".join(_html(section) for section in self._sections()) + "</div>"
@@ -100,10 +101,12 @@ def _summary(f: Mapping[str, Any]) -> _Section:
         ("cost", _usd(f["cost_usd"])),
         (
             f"the same without the suite (all on {f['baseline_model'] or 'their own model'}, no cache)",
-            _usd(f["baseline_cost_usd"]),
+            "not known" if f["baseline_cost_usd"] is None else _usd(f["baseline_cost_usd"]),
         ),
-        ("saved", f"{_usd(f['saved_usd'])} ({f['saved_pct']:.1f} %)"),
+        ("saved", "not known" if f["saved_usd"] is None else f"{_usd(f['saved_usd'])} ({f['saved_pct']:.1f} %)"),
     ]
+    if f.get("saving_note"):
+        rows.append((f["saving_note"], ""))
     if f["failed_attempts"]["count"]:
         failed = f["failed_attempts"]
         rows.append(
@@ -177,7 +180,7 @@ def _replay(f: Mapping[str, Any]) -> _Section:
     return _Section("Replay", ("", ""), rows)
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """Names come from users and providers: what steers a terminal is shown, not obeyed."""
     return "".join(character if character.isprintable() else "\ufffd" for character in text)
 

@@ -257,6 +257,7 @@ def test_text_has_no_colours_and_ends_in_one_line_end() -> None:
     text = str(report())
     assert "\x1b" not in text
     assert text.endswith("\n")
+    assert not text.endswith("\n\n")
     assert all(line == line.rstrip() for line in text.splitlines())
 
 

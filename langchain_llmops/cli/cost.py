@@ -1,0 +1,229 @@
+"""`llmops cost`: what was spent, by whom and on what; what it will cost; what a success costs."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from langchain_llmops.cli.reports import TOP, calls_sheet, conversations_sheet
+from langchain_llmops.cli.scope import Scope, scoped
+from langchain_llmops.cli.tables import Column, Sheet, count, emit, usd
+from langchain_llmops.core.errors import ConfigurationError
+from langchain_llmops.core.pricing import PriceBook
+from langchain_llmops.ledger.calls import Call, Conversation, calls, conversations
+from langchain_llmops.ledger.projection import Alternative, Sample, alternatives, compared_models, cost_sample
+from langchain_llmops.ledger.spend import DIMENSIONS, Dimension, Spend, spend_by, total_spend
+from langchain_llmops.ledger.success import SuccessCost, cost_per_success
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from langchain_llmops.stores.base import Sql
+
+__all__ = ["cost"]
+
+SPENT: Final = {
+    "calls": Column("calls", count),
+    "cache_hits": Column("hits", count),
+    "input_tokens": Column("tokens in", count),
+    "output_tokens": Column("out", count),
+    "cost_usd": Column("cost", usd),
+}
+RATE: Final = re.compile(r"(\d{1,12}(?:\.\d{1,6})?)\s*/\s*(hour|day|week|month|year)")
+DAYS: Final = {"hour": 1 / 24, "day": 1.0, "week": 7.0, "month": 365 / 12, "year": 365.0}
+
+
+@scoped
+def cost(
+    scope: Scope,
+    *,
+    by: Annotated[str | None, typer.Option(help="user, session, day, model, tag, route or node (day).")] = None,
+    project: Annotated[
+        str | None, typer.Option(help="What so many conversations will cost: 10000/day, 500/hour, 2000000/month.")
+    ] = None,
+    models: Annotated[str | None, typer.Option(help="With --project: models to compare with, a,b,c.")] = None,
+    per_success: Annotated[bool, typer.Option("--per-success", help="By successful conversation.")] = False,
+    threshold: Annotated[float, typer.Option(help="With --per-success: the least feedback that is good.")] = 0.5,
+    limit: Annotated[int, typer.Option(min=1, help="Rows at most: the dearest, or the latest days.")] = 50,
+) -> None:
+    """What was spent, by whom and on what; what it will cost; what a success costs.
+
+    Example: llmops cost --by user --since 7d
+    """
+    if sum((by is not None, project is not None, per_success)) > 1:
+        raise ConfigurationError("give one of --by, --project and --per-success")
+    if project is not None:
+        _project(scope, *_rate(project), _models(models))
+    elif per_success:
+        _per_success(scope, threshold)
+    else:
+        _by(scope, _dimension(by or "day"), limit, overview=by is None)
+
+
+def _dimension(name: str) -> Dimension:
+    for known in DIMENSIONS:
+        if name == known:
+            return known
+    raise ConfigurationError(f"--by takes one of {', '.join(DIMENSIONS)}, not {name!r}")
+
+
+def _by(scope: Scope, by: Dimension, limit: int, *, overview: bool) -> None:
+    async def query(sql: Sql) -> tuple[list[Spend], Spend, list[Conversation], list[Call]]:
+        return (
+            await spend_by(sql, by, scope.chosen, limit=limit),
+            await total_spend(sql, scope.chosen),
+            await conversations(sql, scope.chosen, limit=TOP, order="dearest"),
+            await calls(sql, scope.chosen, limit=TOP, order="dearest"),
+        )
+
+    spends, total, sessions, dearest = scope.read(query)
+    rows = [_spend_row(by, spend) for spend in spends]
+    shown = rows + ([_spend_row(by, total) | {by: "all"}] if len(rows) > 1 else []) if scope.form == "table" else rows
+    failed = {"failed_cost_usd": Column("failed, at most", usd)} if total.failed_cost_usd else {}
+    sheets = [Sheet("rows", f"Cost by {by}", {by: Column(by), **SPENT, **failed}, shown)]
+    if overview:
+        sheets.append(conversations_sheet("dearest_conversations", "Dearest conversations", sessions))
+        sheets.append(calls_sheet("dearest_calls", "Dearest calls", dearest))
+    summed = asdict(total)
+    summed.pop("key")
+    emit(
+        scope.form,
+        sheets,
+        facts={"by": by, "total": summed},
+        notes=_spend_notes(by, total) if rows else [scope.nothing],
+    )
+
+
+def _spend_row(by: str, spend: Spend) -> dict[str, Any]:
+    row = asdict(spend)
+    return {by: row.pop("key"), **row}
+
+
+def _spend_notes(by: str, total: Spend) -> list[str]:
+    notes = {
+        "A call with several tags counts under each of them.": by == "tag",
+        f"{total.unpriced_calls:,} calls of models without a price are not in the cost.": total.unpriced_calls,
+        f"The tokens of {total.estimated_calls:,} calls are our estimate.": total.estimated_calls,
+        f"{total.failed_calls:,} failed attempts are not in the cost.": total.failed_calls,
+        f"The cache saved {usd(total.saved_usd)}.": total.saved_usd,
+    }
+    return [note for note, holds in notes.items() if holds]
+
+
+def _per_success(scope: Scope, threshold: float) -> None:
+    found = scope.read(lambda sql: cost_per_success(sql, scope.chosen, threshold=threshold))
+    row = {**asdict(found), "per_success_usd": found.per_success_usd}
+    columns = {
+        "successful": Column("successful", count),
+        "unsuccessful": Column("not", count),
+        "judged_cost_usd": Column("cost of both", usd),
+        "per_success_usd": Column("per success", usd),
+        "unjudged": Column("unjudged", count),
+        "unjudged_cost_usd": Column("their cost", usd),
+    }
+    seen = found.successful + found.unsuccessful + found.unjudged
+    sheet = Sheet("per_success", "Cost per successful conversation", columns, [row] if seen else [])
+    emit(scope.form, [sheet], facts={"threshold": threshold}, notes=_success_notes(scope, found, threshold))
+
+
+def _success_notes(scope: Scope, found: SuccessCost, threshold: float) -> list[str]:
+    if not found.successful + found.unsuccessful + found.unjudged:
+        return [scope.nothing]
+    if not found.successful + found.unsuccessful:
+        return ["No conversation was judged: report ops.outcome(session_id, ok) or ops.feedback(run_id, score)."]
+    return [f"A success is a session whose latest outcome is ok or, with none, feedback of {threshold:g} or more."]
+
+
+def _rate(words: str) -> tuple[float, str]:
+    """Conversations, and the stretch of time they come in."""
+    rate = RATE.fullmatch(words.strip())
+    if rate is None or not float(rate[1]):
+        raise ConfigurationError(f"--project takes conversations per time, like 10000/day or 500/hour, not {words!r}")
+    return float(rate[1]), rate[2]
+
+
+def _models(words: str | None) -> list[str]:
+    named = [name.strip() for name in (words or "").split(",") if name.strip()]
+    return named or compared_models()
+
+
+def _project(scope: Scope, rate: float, per: str, models: list[str]) -> None:
+    prices = PriceBook.from_file(scope.settings.prices_file)
+
+    async def query(sql: Sql) -> tuple[Sample, list[Alternative]]:
+        return await cost_sample(sql, scope.chosen), await alternatives(sql, scope.chosen, prices, models)
+
+    sample, others = scope.read(query)
+    facts = {"conversations": rate, "per": per, "sample": asdict(sample), "confidence": 0.95}
+    sheets = [_projected(sample, rate, per), _compared(sample, others, rate, per)]
+    emit(scope.form, sheets, facts=facts, notes=_project_notes(sample) if sample.count else [scope.nothing])
+
+
+def _projected(sample: Sample, rate: float, per: str) -> Sheet:
+    low, high = sample.interval() or (None, None)
+    daily = rate / DAYS[per]
+    lengths = {"1 conversation": 1.0, "1 day": daily, "1 month": daily * DAYS["month"], "1 year": daily * DAYS["year"]}
+    rows = [
+        {
+            "for": name,
+            "conversations": times,
+            "cost_usd": sample.mean_usd * times,
+            "low_usd": None if low is None else low * times,
+            "high_usd": None if high is None else high * times,
+        }
+        for name, times in (lengths.items() if sample.count else ())
+    ]
+    columns = {
+        "for": Column("for"),
+        "conversations": Column("conversations", _whole),
+        "cost_usd": Column("cost", usd),
+        "low_usd": Column("95 % from", usd),
+        "high_usd": Column("to", usd),
+    }
+    return Sheet("projection", f"{rate:,g} conversations per {per}", columns, rows)
+
+
+def _compared(sample: Sample, others: Sequence[Alternative], rate: float, per: str) -> Sheet:
+    """The recorded mix among the other models, cheapest first; the cache's hits stay free in all of them."""
+    monthly = rate / DAYS[per] * DAYS["month"]
+    found = [("as recorded", sample.total_usd), *((one.model, one.cost_usd) for one in others)]
+    now = float(sample.total_usd)
+    rows = [
+        {
+            "model": model,
+            "per_conversation_usd": None if total is None else float(total) / sample.count,
+            "month_usd": None if total is None else float(total) / sample.count * monthly,
+            "ratio": None if total is None or not now else float(total) / now,
+        }
+        for model, total in (sorted(found, key=lambda one: (one[1] is None, one[1] or 0)) if sample.count else ())
+    ]
+    columns = {
+        "model": Column("model"),
+        "per_conversation_usd": Column("1 conversation", usd),
+        "month_usd": Column("1 month", usd),
+        "ratio": Column("times", _times),
+    }
+    return Sheet("models", "The same tokens on other models, cheapest first", columns, rows)
+
+
+def _project_notes(sample: Sample) -> list[str]:
+    interval = "The interval is a t-interval of the mean cost of a conversation."
+    notes = [
+        f"From {sample.count:,} conversations (sessions) that cost {usd(sample.total_usd)}; a month is 365/12 days.",
+        interval if sample.count > 1 else "One conversation gives no interval: record more of them.",
+        "Another model may use more or fewer tokens for the same text, and answer worse.",
+    ]
+    if sample.unpriced_calls:
+        notes.append(f"{sample.unpriced_calls:,} calls of models without a price count as nothing in `as recorded`.")
+    return notes
+
+
+def _whole(value: float) -> str:
+    return f"{value:,.0f}"
+
+
+def _times(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.2f}"

@@ -1,0 +1,240 @@
+"""`llmops replay`: a recorded request again, on another model or with another prompt."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict, dataclass, replace
+from decimal import Decimal
+from pathlib import Path  # noqa: TC003 - typer reads it from the signature
+from typing import TYPE_CHECKING, Annotated, Any, Final
+from uuid import uuid4
+
+import typer
+from langchain_core.messages import AIMessage, BaseMessage, convert_to_messages
+
+from langchain_llmops.cli.scope import Scope, settings_for
+from langchain_llmops.cli.tables import Column, Sheet, count, emit, seconds, text, usd
+from langchain_llmops.core.errors import ConfigurationError
+from langchain_llmops.core.events import CallFinished, Event
+from langchain_llmops.core.redaction import redact
+from langchain_llmops.ledger.calls import CALL, Call, read_call
+from langchain_llmops.ledger.filters import Filter
+from langchain_llmops.ledger.tree import records_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from langchain_core.language_models import BaseChatModel
+    from langchain_core.runnables import RunnableConfig
+
+    from langchain_llmops.core.types import CallRecord
+    from langchain_llmops.stores.base import Row
+
+__all__ = ["REPLAY_TAG", "replay"]
+
+REPLAY_TAG: Final = "llmops:replay"
+
+
+@dataclass(frozen=True)
+class _Recorded:
+    """An answered model call, with what was asked and said."""
+
+    call: Call
+    messages: list[BaseMessage]
+    tools: list[Any]
+    answer: str
+
+
+@dataclass(frozen=True)
+class _Side:
+    """One answer, or why there is none. `cost_usd` is None where the model has no price."""
+
+    model: str | None
+    answer: str
+    input_tokens: int
+    output_tokens: int
+    cost_usd: Decimal | None
+    latency_s: float
+    failed: bool = False
+
+
+def replay(
+    wanted: Annotated[str, typer.Argument(metavar="ID", help="A trace, request or run id.")],
+    *,
+    model: Annotated[str, typer.Option(help="Model to ask now, like openai:gpt-4o-mini.")],
+    prompt: Annotated[Path | None, typer.Option(help="File with another system prompt.")] = None,
+    base_url: Annotated[str | None, typer.Option(help="The provider's address, where it is not the usual one.")] = None,
+    state: Annotated[Path | None, typer.Option(help="The folder with ledger.db (LLMOPS_STATE_DIR).")] = None,
+    postgres: Annotated[str | None, typer.Option(help="postgresql://… of the ledger (LLMOPS_POSTGRES_URL).")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
+) -> None:
+    """Ask a recorded request's model calls again and compare; needs LLMOPS_LOG_CONTENT=1 when it was recorded.
+
+    Every call gets the recorded messages, also those that earlier calls answered. The calls are recorded too, in a
+    session of their own and tagged llmops:replay. Example: llmops replay 1f0c2d4e-… --model openai:gpt-4o-mini
+    """
+    system = None if prompt is None else _prompt(prompt)
+    scope = Scope(settings_for(state, postgres, cache=False), Filter(), "json" if as_json else "table", time.time())
+    rows = scope.read(lambda sql: records_of(sql, f"content, {CALL}", wanted))
+    recorded = [_with_prompt(one, system) for one in _replayable(rows, wanted, scope.place)]
+    given = _asked_again(scope, recorded, model, {} if base_url is None else {"base_url": base_url})
+    pairs = [(_as_recorded(one), side) for one, side in zip(recorded, given, strict=True)]
+    facts = {"replayed": wanted, "model": model, "total": {"recorded": _total(pairs, 0), "replayed": _total(pairs, 1)}}
+    emit(scope.form, [_json_sheet(pairs)] if as_json else _tables(pairs), facts=facts, notes=_notes(pairs))
+    if all(side.failed for side in given):
+        raise typer.Exit(1)
+
+
+# what was recorded
+
+
+def _prompt(file: Path) -> str:
+    try:
+        words = file.read_text("utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"--prompt: cannot read {file} as UTF-8 text") from error
+    if not words:
+        raise ConfigurationError(f"--prompt: {file} is empty")
+    return words
+
+
+def _replayable(rows: Sequence[Row], wanted: str, place: str) -> list[_Recorded]:
+    if not rows:
+        raise ConfigurationError(f"the ledger in {place} has no {wanted!r}; `llmops logs` lists requests")
+    answered = [(row[0], read_call(row[1:])) for row in rows]
+    answered = [(content, call) for content, call in answered if call.kind == "model" and call.error_kind is None]
+    if not answered:
+        raise ConfigurationError(f"{wanted!r} has no model call that was answered; there is nothing to replay")
+    if any(content is None for content, _ in answered):
+        raise ConfigurationError(
+            f"{wanted!r} was recorded without its content: set LLMOPS_LOG_CONTENT=1 where it runs, and replay new ones"
+        )
+    return [_parsed(content, call) for content, call in answered]
+
+
+def _parsed(content: str, call: Call) -> _Recorded:
+    try:
+        kept = json.loads(content)
+        messages = convert_to_messages(kept["messages"])
+        return _Recorded(call, messages, list(kept.get("tools") or ()), _said(kept["answer"]))
+    except (ValueError, KeyError, TypeError, AttributeError, NotImplementedError) as error:
+        raise ConfigurationError(
+            f"the content of run {call.run_id} cannot be read ({type(error).__name__}): it was cut, or recorded by"
+            " another version"
+        ) from error
+
+
+def _said(answer: Any) -> str:
+    """An answer as text, its tool calls as calls; they are in LangChain's form or in OpenAI's."""
+    calls = [call.get("function") or call for call in answer.get("tool_calls") or ()]
+    said = [str(answer.get("content") or "")]
+    said += [f"{call.get('name')}({_arguments(call.get('args', call.get('arguments')))})" for call in calls]
+    return "\n".join(part for part in said if part)
+
+
+def _arguments(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _with_prompt(one: _Recorded, system: str | None) -> _Recorded:
+    if system is None:
+        return one
+    others = [message for message in one.messages if message.type != "system"]
+    return replace(one, messages=[*convert_to_messages([("system", system)]), *others])
+
+
+# asking again
+
+
+def _asked_again(scope: Scope, recorded: Sequence[_Recorded], name: str, options: dict[str, Any]) -> list[_Side]:
+    from langchain_llmops.stack import LLMOps  # noqa: PLC0415 - imports LangChain's agents; wrong input never needs it
+
+    seen: list[CallRecord] = []
+
+    def keep(event: Event) -> None:
+        if isinstance(event, CallFinished) and event.record.kind == "model":
+            seen.append(event.record)
+
+    with LLMOps(scope.settings) as ops:
+        ops.bus.subscribe(keep)
+        asked = ops.fallback(name, **options)
+        config = ops.config(session_id=f"replay-{uuid4()}", tags=[REPLAY_TAG])
+        return [_asked(one, asked, config, seen) for one in recorded]
+
+
+def _asked(one: _Recorded, model: BaseChatModel, config: RunnableConfig, seen: list[CallRecord]) -> _Side:
+    seen.clear()
+    try:
+        answer = (model.bind_tools(one.tools) if one.tools else model).invoke(one.messages, config)
+    except Exception as error:  # noqa: BLE001 - one failure of many calls; shown in the place of its answer
+        said = redact(" ".join(f"{type(error).__name__}: {error}".split()))
+        return _side(seen, f"failed: {said}", failed=True)
+    return _side(seen, _answer(answer), failed=False)
+
+
+def _answer(message: Any) -> str:
+    if not isinstance(message, AIMessage):
+        return str(message)
+    return _said({"content": message.text, "tool_calls": message.tool_calls})
+
+
+def _side(seen: Sequence[CallRecord], said: str, *, failed: bool) -> _Side:
+    """The figures of the last attempt."""
+    if not seen:
+        return _Side(None, said, 0, 0, None, 0.0, failed)
+    record = seen[-1]
+    cost = None if record.unpriced else record.cost_usd
+    usage = record.usage
+    return _Side(record.model, said, usage.input_tokens, usage.output_tokens, cost, record.latency_s, failed)
+
+
+def _as_recorded(one: _Recorded) -> _Side:
+    call = one.call
+    cost = None if call.unpriced else call.cost_usd
+    return _Side(call.model, one.answer, call.input_tokens, call.output_tokens, cost, call.latency_s)
+
+
+# side by side
+
+
+def _total(pairs: Sequence[tuple[_Side, _Side]], which: int) -> dict[str, Any]:
+    sides = [pair[which] for pair in pairs]
+    costs = [side.cost_usd for side in sides if side.cost_usd is not None]
+    return {
+        "input_tokens": sum(side.input_tokens for side in sides),
+        "output_tokens": sum(side.output_tokens for side in sides),
+        "cost_usd": sum(costs, Decimal(0)) if len(costs) == len(sides) else None,
+        "latency_s": sum(side.latency_s for side in sides),
+    }
+
+
+def _json_sheet(pairs: Sequence[tuple[_Side, _Side]]) -> Sheet:
+    return Sheet("calls", "", {}, [{"recorded": asdict(old), "replayed": asdict(new)} for old, new in pairs])
+
+
+def _tables(pairs: Sequence[tuple[_Side, _Side]]) -> list[Sheet]:
+    columns = {"of": Column(""), "recorded": Column("recorded"), "replayed": Column("replayed")}
+    sheets = [
+        Sheet("call", f"Call {number} of {len(pairs)}", columns, _rows({**asdict(old)}, {**asdict(new)}))
+        for number, (old, new) in enumerate(pairs, 1)
+    ]
+    return [*sheets, Sheet("total", "All calls", columns, _rows(_total(pairs, 0), _total(pairs, 1)))]
+
+
+def _rows(old: dict[str, Any], new: dict[str, Any]) -> list[dict[str, str]]:
+    shown = {
+        "model": text, "answer": text, "input_tokens": count, "output_tokens": count, "cost_usd": usd,
+        "latency_s": seconds,
+    }  # fmt: skip
+    names = {"input_tokens": "tokens in", "output_tokens": "tokens out", "cost_usd": "cost", "latency_s": "took"}
+    return [
+        {"of": names.get(name, name), "recorded": show(old[name]), "replayed": show(new[name])}
+        for name, show in shown.items()
+        if name in old
+    ]
+
+
+def _notes(pairs: Sequence[tuple[_Side, _Side]]) -> list[str]:
+    failed = sum(new.failed for _, new in pairs)
+    return [f"{failed} of {len(pairs)} calls failed."] if failed else []

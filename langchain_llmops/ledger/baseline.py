@@ -1,0 +1,132 @@
+"""What the recorded tokens would have cost on another model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from itertools import pairwise
+from typing import TYPE_CHECKING, Final
+
+from langchain_llmops.core.errors import ConfigurationError
+from langchain_llmops.core.types import Money, Usage
+from langchain_llmops.ledger.filters import ANSWERED, COST, PAID, REQUEST, UNPRICED, Filter
+from langchain_llmops.ledger.schema import from_pico, usage_from_text
+
+if TYPE_CHECKING:
+    from langchain_llmops.core.pricing import PriceBook
+    from langchain_llmops.stores.base import Sql
+
+__all__ = ["OtherModel", "Superseded", "superseded"]
+
+TOKENS: Final = (
+    "input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens", "cache_write_1h_tokens",
+    "reasoning_tokens", "audio_input_tokens", "audio_output_tokens",
+)  # fmt: skip
+USAGE: Final = ", ".join(TOKENS)
+SUMS: Final = ", ".join(f"SUM({name})" for name in TOKENS)
+ASKED: Final = (PAID, ANSWERED, "cache_level IS NULL")
+HITS: Final = (PAID, ANSWERED, "cache_level IS NOT NULL", "saved_pico IS NOT NULL")
+STEP: Final = "rung * 1000 + attempt"
+PROBE: Final = Usage(6000, 2000, 1000, 1000, 1000, 1000, 1000, 1000)
+MOST_TOKENS: Final = 2**40
+
+
+@dataclass(frozen=True, slots=True)
+class Superseded:
+    """An answer that its caller never got: refused or unreadable, so that the chain asked again.
+
+    `worth_usd` is what it cost, or what it saved when it came from the cache.
+    """
+
+    usage: Usage
+    worth_usd: Decimal
+
+
+class OtherModel:
+    """Recorded tokens at today's prices of one model; check `is_priced` first, sums of an unpriced one raise."""
+
+    def __init__(self, prices: PriceBook, model: str, provider: str | None = None) -> None:
+        self._prices = prices
+        self._model = model
+        self._provider = provider
+        self.is_priced = self._find(PROBE) is not None
+
+    def cost_of(self, usage: Usage) -> Decimal:
+        """Dollars for one answer."""
+        money = self._find(usage)
+        if money is None:
+            raise ConfigurationError(f"no price is known for model {self._model!r}; add it to LLMOPS_PRICES_FILE")
+        return money.total_usd
+
+    async def cost_of_asked(self, sql: Sql, chosen: Filter, *, only_priced: bool = False) -> Decimal:
+        """Dollars for all answers of providers, exact also where the price has tiers or a fee per call.
+
+        With `only_priced` without those of models that have no price.
+        """
+        total = Decimal(0)
+        where, parameters = chosen.where(*ASKED, *(["unpriced = 0"] if only_priced else []))
+        for low, high in pairwise((*self._bands(), MOST_TOKENS)):
+            rows = await sql.fetch(
+                f"SELECT COUNT(*), {SUMS} FROM llmops_calls{where} AND input_tokens >= ? AND input_tokens < ?",  # noqa: S608
+                (*parameters, low, high),
+            )
+            total += self._cost_in_band(low, [int(value or 0) for value in rows[0]])
+        return total
+
+    async def cost_of_hits(self, sql: Sql, chosen: Filter) -> Decimal:
+        """Dollars for the answers that came from the cache, had this model given them; of models with a price."""
+        where, parameters = chosen.where(*HITS)
+        rows = await sql.fetch(
+            f"SELECT saved_usage, COUNT(*) FROM llmops_calls{where} GROUP BY saved_usage",  # noqa: S608
+            parameters,
+        )
+        saved = ((usage_from_text(row[0]) or Usage(), int(row[1])) for row in rows)
+        return sum((self.cost_of(usage) * count for usage, count in saved), Decimal(0))
+
+    def _find(self, usage: Usage) -> Money | None:
+        money = self._prices.price(self._model, usage, provider=self._provider)
+        return money if isinstance(money, Money) else None
+
+    def _bands(self) -> list[int]:
+        """The numbers of input tokens from which on another tier holds, from 0; between them prices are linear."""
+        starts = [0]
+        edges = [1, *(2**power for power in range(10, MOST_TOKENS.bit_length()))]
+        for low, high in pairwise(edges):
+            starts += self._changes(low, high)
+        return starts
+
+    def _changes(self, low: int, high: int) -> list[int]:
+        if self._tier(low) == self._tier(high):
+            return []
+        if high - low == 1:
+            return [high]
+        middle = (low + high) // 2
+        return self._changes(low, middle) + self._changes(middle, high)
+
+    def _tier(self, tokens: int) -> tuple[Decimal, ...]:
+        """What marks the tier of a call with so many input tokens."""
+        plain = self.cost_of(Usage(tokens))
+        per_token = (plain - self.cost_of(Usage())) / tokens
+        others = (Usage(tokens, 1), Usage(tokens, cache_read_tokens=1), Usage(tokens, cache_write_tokens=1))
+        return per_token, *(self.cost_of(usage) - plain for usage in others)
+
+    def _cost_in_band(self, low: int, sums: list[int]) -> Decimal:
+        """`sums` are the calls and their tokens. Kinds that are part of the input cost what they cost more than it."""
+        first = max(low, 1)
+        base, fee = self.cost_of(Usage(first)), self.cost_of(Usage())
+        rates = [(base - fee) / first]
+        rates += [self.cost_of(replace(Usage(first), **{name: 1})) - base for name in TOKENS[1:]]
+        return sums[0] * fee + sum((rate * count for rate, count in zip(rates, sums[1:], strict=True)), Decimal(0))
+
+
+async def superseded(sql: Sql, chosen: Filter) -> list[Superseded]:
+    """Answers of priced models after which the same prompt was asked again on a later attempt or rung."""
+    again, parameters = chosen.where(PAID, "(rung > 0 OR attempt > 1)")
+    where, _ = chosen.where(PAID, f"{REQUEST} IN (SELECT {REQUEST} FROM llmops_calls{again})")  # noqa: S608
+    rows = await sql.fetch(
+        f"SELECT {USAGE}, saved_usage, {COST} + COALESCE(saved_pico, 0) FROM (SELECT *, {STEP} AS step,"  # noqa: S608
+        f" LEAD({STEP}) OVER (PARTITION BY {REQUEST}, prompt_hash ORDER BY started_at, id) AS next_step"
+        f" FROM llmops_calls{where}) steps WHERE {ANSWERED} AND next_step > step AND NOT {UNPRICED}",
+        (*parameters, *parameters),
+    )
+    return [Superseded(usage_from_text(row[8]) or Usage(*row[:8]), from_pico(row[9])) for row in rows]

@@ -1,0 +1,51 @@
+"""Which calls a query is about, and the few expressions that all queries share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from langchain_llmops.stores.base import Dialect
+
+__all__ = ["ANSWERED", "COST", "DAY", "FAILED", "PAID", "REQUEST", "UNPRICED", "Filter"]
+
+PAID: Final = "kind IN ('model', 'embedding')"
+ANSWERED: Final = "error_kind IS NULL"
+FAILED: Final = "error_kind IS NOT NULL"
+# an answer from the cache is free: whether its model has a price shows in what it saved
+UNPRICED: Final = "(unpriced = 1 OR (cache_level IS NOT NULL AND saved_pico IS NULL))"
+COST: Final = "(COALESCE(input_pico, 0) + COALESCE(output_pico, 0) + COALESCE(fee_pico, 0))"
+REQUEST: Final = "COALESCE(request_id, trace_id)"
+# both count days since 1970-01-01 UTC; a CAST alone truncates in one dialect and rounds in the other
+DAY: Final[Mapping[Dialect, str]] = {
+    "sqlite": "CAST(started_at / 86400 AS INTEGER)",
+    "postgresql": "CAST(FLOOR(started_at / 86400) AS BIGINT)",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Calls that began in `since <= t < until` (Unix seconds) and are of this user, session, model and tenant."""
+
+    since: float | None = None
+    until: float | None = None
+    user: str | None = None
+    session: str | None = None
+    model: str | None = None
+    tenant: str | None = None
+
+    def where(self, *conditions: str) -> tuple[str, tuple[Any, ...]]:
+        """A WHERE clause, with `conditions` of our own that take no parameters, and its parameters."""
+        wanted = {
+            "started_at >= ?": self.since,
+            "started_at < ?": self.until,
+            "user_id = ?": self.user,
+            "session_id = ?": self.session,
+            "model = ?": self.model,
+            "tenant = ?": self.tenant,
+        }
+        given = {condition: value for condition, value in wanted.items() if value is not None}
+        return " WHERE " + " AND ".join((*given, *conditions, "1 = 1")), tuple(given.values())
