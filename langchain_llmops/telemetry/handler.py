@@ -71,6 +71,14 @@ class OpsCallbackHandler(BaseCallbackHandler):
         self._give_up()
         return len(self._runs)
 
+    def place_of(self, run_id: UUID) -> tuple[str, str | None] | None:
+        """The trace of an open run, and the nearest run at or above it that becomes a record; None when not open."""
+        run = self._runs.get(run_id.int)
+        if run is None:
+            return None
+        nearest = run.above if run.kind is None else run
+        return run.root.id, nearest.id if nearest is not None else None
+
     # starts
 
     def on_chat_model_start(

@@ -2,112 +2,361 @@
 
 from __future__ import annotations
 
+import time
+from collections import deque
+from collections.abc import Mapping
+from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, values
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
 
 from langchain_llmops.core.events import CacheLooked, CallFinished, Event, FellBack, Retried, Routed
+from langchain_llmops.telemetry.names import BoundedNames, storable
 
 if TYPE_CHECKING:
-    from langchain_llmops.core.types import CallRecord
+    from collections.abc import Callable, Iterable, Iterator
 
-__all__ = ["PrometheusReader"]
+    from prometheus_client.core import Metric
+
+    from langchain_llmops.core.types import CallRecord, Usage
+
+__all__ = ["PrometheusReader", "Reading", "exposition"]
 
 # The bucket bounds of OpenTelemetry's gen_ai.client.operation.duration, in seconds.
 DURATION_BUCKETS: Final = tuple(0.01 * 2**power for power in range(14))
-MAX_NAMES: Final = 200
+MIRROR_EVERY_S: Final = 1.0
+
+Reading = float | Mapping[str, float]
+"""What a watched callable returns: one number, or numbers by the value of a label."""
+
+BATCH: Final = 64
+PARTS: Final = tuple(
+    (part, f"{part}_tokens")
+    for part in ("cache_read", "cache_write", "cache_write_1h", "reasoning", "audio_input", "audio_output")
+)
+_Key = tuple[str, str, str, str]
+
+
+def exposition(registry: CollectorRegistry) -> bytes:
+    """The text page for a scrape: of all worker processes in multi-process mode, else of `registry`."""
+    if _multiprocess():
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    return generate_latest(registry)
 
 
 class PrometheusReader:
     """Counts calls, tokens, dollars, cache looks, retries and fallbacks, and times calls.
 
+    Several worker processes (gunicorn, uvicorn): set `PROMETHEUS_MULTIPROC_DIR` to an empty folder before Python
+    starts, serve `exposition(reader.registry)` as `text/plain` from any worker, and call
+    `prometheus_client.multiprocess.mark_process_dead(pid)` when one ends; a scrape then holds the sums of all workers.
+
     Args:
         registry: where the series live; a private one (`reader.registry`) when None. One reader per registry.
+        clock: monotonic seconds.
     """
 
-    def __init__(self, registry: CollectorRegistry | None = None) -> None:
-        self.registry = registry = registry or CollectorRegistry()
-        self._names: set[str] = set()
-        self._calls = Counter(
-            "llmops_calls", "Finished calls.", ("kind", "name", "route", "outcome"), registry=registry
-        )
-        self._tokens = Counter("llmops_tokens", "Tokens charged.", ("model", "direction"), registry=registry)
-        self._cost = Counter("llmops_cost_usd", "US dollars charged.", ("model",), registry=registry)
-        self._failed_cost = Counter(
-            "llmops_failed_cost_usd",
-            "US dollars that failed attempts may have cost (estimated).",
-            ("model",),
-            registry=registry,
-        )
-        self._saved = Counter("llmops_saved_usd", "US dollars saved by cache hits.", ("model",), registry=registry)
-        self._unpriced = Counter(
-            "llmops_unpriced_calls", "Calls of models without a price.", ("model",), registry=registry
-        )
-        self._latency = Histogram(
-            "llmops_call_duration_seconds",
-            "Duration of calls.",
-            ("kind", "name"),
-            buckets=DURATION_BUCKETS,
-            registry=registry,
-        )
-        self._ttft = Histogram(
-            "llmops_time_to_first_token_seconds",
-            "Until the first token.",
-            ("model",),
-            buckets=DURATION_BUCKETS,
-            registry=registry,
-        )
-        self._looks = Counter("llmops_cache_looks", "Cache lookups.", ("outcome", "level"), registry=registry)
-        self._routed = Counter("llmops_routed", "Decisions of the router.", ("route", "model"), registry=registry)
-        self._retries = Counter("llmops_retries", "Attempts repeated.", ("model", "error_kind"), registry=registry)
-        self._fallbacks = Counter(
-            "llmops_fallbacks", "Moves to the next rung.", ("from_model", "to_model", "error_kind"), registry=registry
-        )
+    def __init__(
+        self, registry: CollectorRegistry | None = None, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.registry = registry or CollectorRegistry()
+        self._clock = clock
+        self._bounded = BoundedNames()
+        self._series: dict[_Key, _Series] = {}
+        self._mirrors: list[_Mirror] = []
+        self._mirrored = clock()
+        self._waiting: deque[CallRecord] = deque()
+        self._batch = 1 if _multiprocess() else BATCH
+        self.registry.register(_BeforeScrape(self.settle))
+        self._metrics = _Metrics(self.registry)
 
     def __call__(self, event: Event) -> None:
-        """Count one event."""
+        """Take one event; calls are counted some at a time, and always before a scrape."""
+        if isinstance(event, CallFinished):
+            self._waiting.append(event.record)
+            if len(self._waiting) >= self._batch or event.record.content is not None:
+                self.settle()
+        else:
+            self._other(event)
+        if self._mirrors and self._clock() - self._mirrored >= MIRROR_EVERY_S:
+            self._mirrored = self._clock()
+            for mirror in self._mirrors:
+                mirror.refresh()
+
+    def settle(self) -> None:
+        """Count what was taken: together this costs a fraction of counting between two calls of LangChain's."""
+        waiting = self._waiting
+        while waiting:
+            try:
+                record = waiting.popleft()
+            except IndexError:  # another thread took the last one
+                return
+            self._call(record)
+
+    def watch(
+        self,
+        name: str,
+        documentation: str,
+        read: Callable[[], Reading],
+        *,
+        label: str | None = None,
+        counter: bool = False,
+    ) -> None:
+        """Add a series that `read` knows, a gauge unless `counter`; `label` names the keys of the mapping it returns.
+
+        `read` must be cheap and must not raise: it is asked at every scrape (in multi-process mode, where a scrape
+        reaches only one worker, at most once a second as events come).
+        """
+        labels = (label,) if label is not None else ()
+        if _multiprocess():
+            self._mirrors.append(_Mirror(name, documentation, labels, read, counter=counter, registry=self.registry))
+        else:
+            self.registry.register(_Watched(name, documentation, labels, read, counter=counter))
+
+    def _call(self, record: CallRecord) -> None:
+        outcome = record.error_kind or ("hit" if record.cache_level else "ok")
+        key = (record.kind, record.model or record.name, record.route or "", outcome)
+        (self._series.get(key) or self._new_series(key)).add(record)
+
+    def _new_series(self, key: _Key) -> _Series:
+        """A name beyond the bound is never a key of its own, or the table would grow where the series do not."""
+        kind, name, route, outcome = key
+        known = (kind, self._bounded(name), self._bounded(route), outcome)
+        if known not in self._series:
+            self._series[known] = _Series(self._metrics, *known)
+        return self._series[known]
+
+    def _other(self, event: Event) -> None:
+        metrics, bounded = self._metrics, self._bounded
         match event:
-            case CallFinished(record):
-                self._call(record)
             case CacheLooked(outcome, level):
-                self._looks.labels(outcome, level or "").inc()
+                metrics.looks.labels(outcome, level or "").inc()
             case Routed(route, model):
-                self._routed.labels(self._bounded(route), self._bounded(model)).inc()
+                metrics.routed.labels(bounded(route), bounded(model)).inc()
             case Retried(model, kind):
-                self._retries.labels(self._bounded(model), kind).inc()
+                metrics.retries.labels(bounded(model), kind).inc()
             case FellBack(from_model, to_model, kind):
-                self._fallbacks.labels(self._bounded(from_model), self._bounded(to_model), kind).inc()
+                metrics.fallbacks.labels(bounded(from_model), bounded(to_model), kind).inc()
             case _:
                 pass
 
-    def _call(self, record: CallRecord) -> None:
-        name = self._bounded(record.model or record.name)
-        outcome = record.error_kind or ("hit" if record.cache_level else "ok")
-        self._calls.labels(record.kind, name, self._bounded(record.route or ""), outcome).inc()
-        self._latency.labels(record.kind, name).observe(record.latency_s)
-        if record.kind == "model":
-            self._model_call(record, name)
 
-    def _model_call(self, record: CallRecord, name: str) -> None:
-        if record.ttft_s is not None:
-            self._ttft.labels(name).observe(record.ttft_s)
-        if record.unpriced:
-            self._unpriced.labels(name).inc()
-        if record.saved_usd is not None:
-            self._saved.labels(name).inc(float(record.saved_usd))
+class _Metrics:
+    """Every metric of the reader, registered once."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        def counter(name: str, documentation: str, *labels: str) -> Counter:
+            return Counter(name, documentation, labels, registry=registry)
+
+        def seconds(name: str, documentation: str, *labels: str) -> Histogram:
+            return Histogram(name, documentation, labels, buckets=DURATION_BUCKETS, registry=registry)
+
+        self.calls = counter("llmops_calls", "Finished calls.", "kind", "name", "route", "outcome")
+        self.errors = counter("llmops_errors", "Calls that failed, by kind of error.", "kind", "name", "error_kind")
+        self.repeats = counter("llmops_repeated_calls", "Calls made again after one like it failed.", "kind", "name")
+        self.duration = seconds("llmops_call_duration_seconds", "Duration of calls.", "kind", "name")
+        self.first_token = seconds("llmops_time_to_first_token_seconds", "Until the first token.", "model")
+        self.inter_token = seconds(
+            "llmops_inter_token_seconds", "Mean pause between the streamed pieces of a call.", "model"
+        )
+        self.tokens = counter("llmops_tokens", "Tokens charged.", "model", "direction")
+        self.token_parts = counter(
+            "llmops_token_parts", "Tokens of a special kind; llmops_tokens counts them too.", "model", "part"
+        )
+        self.cost = counter("llmops_cost_usd", "US dollars charged.", "model")
+        self.failed_cost = counter(
+            "llmops_failed_cost_usd", "US dollars that failed attempts may have cost (estimated).", "model"
+        )
+        self.saved = counter("llmops_saved_usd", "US dollars saved by cache hits.", "model")
+        self.unpriced = counter("llmops_unpriced_calls", "Calls of models without a price.", "model")
+        self.estimated = counter("llmops_estimated_calls", "Calls whose tokens are estimates of ours.", "model")
+        self.clamped = counter("llmops_clamped_calls", "Calls whose provider reported impossible tokens.", "model")
+        self.looks = counter("llmops_cache_looks", "Cache lookups.", "outcome", "level")
+        self.routed = counter("llmops_routed", "Decisions of the router.", "route", "model")
+        self.retries = counter("llmops_retries", "Attempts repeated.", "model", "error_kind")
+        self.fallbacks = counter("llmops_fallbacks", "Moves to the next rung.", "from_model", "to_model", "error_kind")
+
+
+class _Series:
+    """The label children of calls of one kind, name, route and outcome, each looked up at its first use and kept."""
+
+    def __init__(self, metrics: _Metrics, kind: str, name: str, route: str, outcome: str) -> None:
+        self._metrics = metrics
+        self._labels = (kind, name, outcome)
+        self._name = name
+        self._parts: dict[str, Callable[[float], None]] = {}
+        self._count = metrics.calls.labels(kind, name, route, outcome).inc
+        self._time = metrics.duration.labels(kind, name).observe
+
+    def add(self, record: CallRecord) -> None:
+        """Count one call."""
+        self._count()
+        self._time(record.latency_s)
         if record.error_kind is not None:
-            self._failed_cost.labels(name).inc(float(record.cost_usd))
-            return
-        self._tokens.labels(name, "input").inc(record.usage.input_tokens)
-        self._tokens.labels(name, "output").inc(record.usage.output_tokens)
-        self._cost.labels(name).inc(float(record.cost_usd))
+            self._error()
+        if record.retries:
+            self._repeat()
+        if record.asks_model:
+            self._add_model(record)
 
-    def _bounded(self, name: str) -> str:
-        """The first names met keep a series of their own; later ones share `other`."""
-        name = name.encode("utf-8", "replace").decode()
-        if name in self._names:
-            return name
-        if len(self._names) >= MAX_NAMES:
-            return "other"
-        self._names.add(name)
-        return name
+    def _add_model(self, record: CallRecord) -> None:
+        if record.ttft_s is not None:
+            self._first_token(record.ttft_s)
+        if record.inter_token_s is not None:
+            self._inter_token(record.inter_token_s)
+        if record.estimated or record.unpriced or record.clamped or record.saved_usd is not None:
+            self._add_unusual(record)
+        cost = float(record.cost_usd)
+        if record.error_kind is not None:
+            self._failed_cost(cost)
+            return
+        usage = record.usage
+        self._input(usage.input_tokens)
+        self._output(usage.output_tokens)
+        self._cost(cost)
+        if (
+            usage.cache_read_tokens
+            or usage.cache_write_tokens
+            or usage.cache_write_1h_tokens
+            or usage.reasoning_tokens
+            or usage.audio_input_tokens
+            or usage.audio_output_tokens
+        ):
+            self._add_parts(usage)
+
+    def _add_unusual(self, record: CallRecord) -> None:
+        metrics = self._metrics
+        for seen, counter in (
+            (record.estimated, metrics.estimated),
+            (record.unpriced, metrics.unpriced),
+            (record.clamped, metrics.clamped),
+        ):
+            if seen:
+                counter.labels(self._name).inc()
+        if record.saved_usd is not None:
+            metrics.saved.labels(self._name).inc(float(record.saved_usd))
+
+    def _add_parts(self, usage: Usage) -> None:
+        for part, field in PARTS:
+            tokens = getattr(usage, field)
+            if tokens:
+                if part not in self._parts:
+                    self._parts[part] = self._metrics.token_parts.labels(self._name, part).inc
+                self._parts[part](tokens)
+
+    @cached_property
+    def _error(self) -> Callable[[], None]:
+        return self._metrics.errors.labels(*self._labels).inc
+
+    @cached_property
+    def _repeat(self) -> Callable[[], None]:
+        return self._metrics.repeats.labels(*self._labels[:2]).inc
+
+    @cached_property
+    def _first_token(self) -> Callable[[float], None]:
+        return self._metrics.first_token.labels(self._name).observe
+
+    @cached_property
+    def _inter_token(self) -> Callable[[float], None]:
+        return self._metrics.inter_token.labels(self._name).observe
+
+    @cached_property
+    def _input(self) -> Callable[[float], None]:
+        return self._metrics.tokens.labels(self._name, "input").inc
+
+    @cached_property
+    def _output(self) -> Callable[[float], None]:
+        return self._metrics.tokens.labels(self._name, "output").inc
+
+    @cached_property
+    def _cost(self) -> Callable[[float], None]:
+        return self._metrics.cost.labels(self._name).inc
+
+    @cached_property
+    def _failed_cost(self) -> Callable[[float], None]:
+        return self._metrics.failed_cost.labels(self._name).inc
+
+
+class _BeforeScrape(Collector):
+    """Has no series; registries ask collectors in the order of registration, so `act` comes before all series."""
+
+    def __init__(self, act: Callable[[], None]) -> None:
+        self._act = act
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing."""
+        return []
+
+    def collect(self) -> Iterable[Metric]:
+        """Nothing, after having acted."""
+        self._act()
+        return []
+
+
+class _Watched(Collector):
+    """A series that is read when it is scraped."""
+
+    def __init__(
+        self, name: str, documentation: str, labels: tuple[str, ...], read: Callable[[], Reading], *, counter: bool
+    ) -> None:
+        self._family = CounterMetricFamily if counter else GaugeMetricFamily
+        self._described = (name, documentation)
+        self._labels = labels
+        self._read = read
+
+    def describe(self) -> Iterable[Metric]:
+        """Its name, so that a registry refuses it twice."""
+        return [self._family(*self._described, labels=self._labels)]
+
+    def collect(self) -> Iterable[Metric]:
+        """Its values now."""
+        family = self._family(*self._described, labels=self._labels)
+        for labels, value in _readings(self._read()):
+            family.add_metric(labels, value)
+        return [family]
+
+
+class _Mirror:
+    """The same in multi-process mode, where only what is written to the shared files can be scraped."""
+
+    def __init__(
+        self,
+        name: str,
+        documentation: str,
+        labels: tuple[str, ...],
+        read: Callable[[], Reading],
+        *,
+        counter: bool,
+        registry: CollectorRegistry,
+    ) -> None:
+        self._gauge = (
+            None if counter else Gauge(name, documentation, labels, registry=registry, multiprocess_mode="livesum")
+        )
+        self._counter = Counter(name, documentation, labels, registry=registry) if counter else None
+        self._read = read
+        self._counted: dict[tuple[str, ...], float] = {}
+
+    def refresh(self) -> None:
+        """Write the values as they are now."""
+        for labels, value in _readings(self._read()):
+            if self._gauge is not None:
+                (self._gauge.labels(*labels) if labels else self._gauge).set(value)
+            if self._counter is not None:
+                child = self._counter.labels(*labels) if labels else self._counter
+                child.inc(max(0.0, value - self._counted.get(labels, 0.0)))
+                self._counted[labels] = value
+
+
+def _readings(reading: Reading) -> Iterator[tuple[tuple[str, ...], float]]:
+    if isinstance(reading, Mapping):
+        yield from (((storable(name),), float(value)) for name, value in dict(reading).items())
+    else:
+        yield (), float(reading)
+
+
+def _multiprocess() -> bool:
+    return values.ValueClass is not values.MutexValue

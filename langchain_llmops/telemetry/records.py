@@ -12,7 +12,7 @@ from langchain_llmops.core.classify import classify
 from langchain_llmops.core.context import ARM, ATTEMPT, EXPERIMENT, ROUTE, RUNG, identity_from
 from langchain_llmops.core.redaction import redact
 from langchain_llmops.core.types import CallRecord, ErrorKind, Money, Unpriced, Usage
-from langchain_llmops.telemetry.usage import answer_of, estimate_prompt, text_of, usage_of
+from langchain_llmops.telemetry.usage import answer_of, estimate_prompt, read_usage, text_of, usage_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -29,6 +29,7 @@ __all__ = ["RecordMaker"]
 # langgraph raises these to stop a graph on purpose: for a human, or to hand over to a parent graph
 NO_FAILURE: Final = "GraphBubbleUp"
 NOTHING: Final = Usage()
+FREE: Final = Money()
 TOLD: Final = (("route", ROUTE), ("rung", RUNG), ("attempt", ATTEMPT), ("experiment", EXPERIMENT), ("arm", ARM))
 
 
@@ -80,19 +81,23 @@ class RecordMaker:
 
     def answered(self, run: OpenRun, response: LLMResult) -> CallRecord:
         """A model call that was answered, by a provider or by a cache."""
+        said = read_usage(response, batch_size=run.more.get("batch_size") or 1)
         message = answer_of(response)
-        told = dict(getattr(message, "response_metadata", None) or {})
-        metadata = getattr(message, "usage_metadata", None)
-        model = told.get("model_name") or run.metadata.get("ls_model_name") or run.name
-        more: dict[str, Any] = {"finish_reason": told.get("finish_reason"), "content": self._content(run, message)}
-        usage = usage_of(metadata)
-        hit = told.get("llmops_cache")
+        model = said.model or run.metadata.get("ls_model_name") or run.name
+        more: dict[str, Any] = {"finish_reason": said.finish_reason}
+        if said.clamped:
+            more["clamped"] = True
+        if self._keep_content:
+            more["content"] = self._content(run, message)
+        hit = message.response_metadata.get("llmops_cache") if message is not None else None
         if isinstance(hit, dict):
-            more |= self._saved(run, model, usage_of(hit.get("saved")) or Usage(), hit.get("level"))
-        elif (metadata or {}).get("total_cost") == 0:
-            more |= self._saved(run, model, usage or Usage(), "other")
+            more |= self._saved(run, model, usage_of(hit.get("saved")), hit.get("level"))
+        elif said.other_cache:
+            more |= self._saved(run, model, said.usage, "other")
+        elif said.usage is None:
+            more |= self._estimated(run, model, text_of(response))
         else:
-            more |= self._charged(run, model, usage, text_of(response))
+            more |= self._charged(run, model, said.usage, said.service_tier)
         return self.model(run, model, **more)
 
     def failed(self, run: OpenRun, error: BaseException, response: LLMResult | None = None) -> CallRecord:
@@ -105,7 +110,7 @@ class RecordMaker:
             return self.plain(run, **more)
         model = run.metadata.get("ls_model_name") or run.name
         if verdict.may_be_billed:
-            more |= self._charged(run, model, None, text_of(response) if response is not None else "")
+            more |= self._estimated(run, model, text_of(response) if response is not None else "")
         return self.model(run, model, **more)
 
     def cut_off(self, run: OpenRun) -> CallRecord:
@@ -114,36 +119,32 @@ class RecordMaker:
         if run.kind != "model":
             return self.plain(run, **more)
         model = run.metadata.get("ls_model_name") or run.name
-        return self.model(run, model, **more, **self._charged(run, model, None, ""))
+        return self.model(run, model, **more, **self._estimated(run, model, ""))
 
     def _streamed(self, run: OpenRun, first: float) -> dict[str, Any]:
         """The last piece came about now, so the mean pause needs no clock at every piece."""
         pause = (self._timer() - first) / (run.pieces - 1) if run.pieces > 1 else None
         return {"streamed": True, "ttft_s": first - run.began, "inter_token_s": pause}
 
-    def _charged(self, run: OpenRun, model: str, usage: Usage | None, answer: str) -> dict[str, Any]:
-        fields: dict[str, Any] = {}
-        if usage is None:
-            usage, fields["estimated"] = self._estimate(run, answer), True
-        fields["usage"] = usage
-        price = self._prices.price(model, usage, provider=run.metadata.get("ls_provider"))
-        fields |= {"unpriced": True} if isinstance(price, Unpriced) else {"money": price}
-        return fields
+    def _charged(self, run: OpenRun, model: str, usage: Usage, tier: str | None = None) -> dict[str, Any]:
+        price = self._prices.price(model, usage, provider=run.metadata.get("ls_provider"), tier=tier)
+        if isinstance(price, Unpriced):
+            return {"usage": usage, "service_tier": tier, "unpriced": True}
+        return {"usage": usage, "service_tier": tier, "money": price}
 
-    def _saved(self, run: OpenRun, model: str, saved: Usage, level: str | None) -> dict[str, Any]:
+    def _saved(self, run: OpenRun, model: str, saved: Usage | None, level: str | None) -> dict[str, Any]:
+        saved = saved or NOTHING
         price = self._prices.price(model, saved, provider=run.metadata.get("ls_provider"))
         saved_usd = price.total_usd if isinstance(price, Money) else None
-        return {"cache_level": level, "saved": saved, "saved_usd": saved_usd, "money": Money()}
+        return {"cache_level": level, "saved": saved, "saved_usd": saved_usd, "money": FREE}
 
-    def _estimate(self, run: OpenRun, answer: str) -> Usage:
+    def _estimated(self, run: OpenRun, model: str, answer: str) -> dict[str, Any]:
         """Our own count; a stream that nobody summed up had at least a token in each piece."""
-        return Usage(
-            estimate_prompt(run.messages, self._counter), self._counter.count(answer) if answer else run.pieces
-        )
+        said = self._counter.count(answer) if answer else run.pieces
+        usage = Usage(estimate_prompt(run.messages, self._counter), said)
+        return {**self._charged(run, model, usage), "estimated": True}
 
-    def _content(self, run: OpenRun, message: BaseMessage | None) -> str | None:
-        if not self._keep_content:
-            return None
+    def _content(self, run: OpenRun, message: BaseMessage | None) -> str:
         invocation: Mapping[str, Any] = run.more.get("invocation_params") or {}
         content = {
             "messages": convert_to_openai_messages(list(run.messages)),

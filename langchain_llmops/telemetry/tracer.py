@@ -65,11 +65,11 @@ class OpsTracer(LangChainTracer):
         mask: Callable[[str], str] | None = None,
         **kwargs: Any,
     ) -> None:
+        kwargs.setdefault("order_map", _Orders())
         super().__init__(*args, **kwargs)
         self._handler = handler
         self._records = records or RecentRecords()
         self._mask = mask
-        self._runs_of: defaultdict[UUID, list[UUID]] = defaultdict(list)
         if handler is not None:
             handler.given_up.append(self._end_cut_off)
 
@@ -78,7 +78,6 @@ class OpsTracer(LangChainTracer):
         copy = super().copy_with_metadata_defaults(**kwargs)
         assert isinstance(copy, OpsTracer)  # noqa: S101 - the base class copies by type(self)
         copy._handler, copy._records, copy._mask = self._handler, self._records, self._mask  # noqa: SLF001 - our own class
-        copy._runs_of = self._runs_of  # noqa: SLF001
         copy.run_has_token_event_map = self.run_has_token_event_map
         return copy
 
@@ -108,14 +107,12 @@ class OpsTracer(LangChainTracer):
         super()._start_trace(run)
         if self._mask is not None and run.tags:
             run.tags = [self._mask(tag) for tag in run.tags]
-        self._runs_of[run.trace_id].append(run.id)
 
     def _end_trace(self, run: Run) -> None:
         super()._end_trace(run)
         self.run_has_token_event_map.pop(str(run.id), None)
-        if run.id == run.trace_id:
-            for run_id in self._runs_of.pop(run.trace_id, ()):
-                self.order_map.pop(run_id, None)
+        if run.id == run.trace_id and isinstance(self.order_map, _Orders):
+            self.order_map.forget(run.trace_id)
 
     def _get_tags(self, run: Run) -> list[str]:
         return list(run.tags or [])  # with the tracer's own since the start, and masked
@@ -123,12 +120,12 @@ class OpsTracer(LangChainTracer):
     def _end_cut_off(self, run_id: str) -> None:
         run = self.run_map.get(run_id)
         if run is not None:
-            ends: dict[str, Callable[..., Run]] = {
+            ends: dict[str, Any] = {
                 "llm": super().on_llm_error,
                 "tool": super().on_tool_error,
                 "retriever": super().on_retriever_error,
             }
-            end = ends.get(run.run_type, super().on_chain_error)
+            end: Any = ends.get(run.run_type, super().on_chain_error)
             end(CutOff("cancelled: no end event came"), run_id=run.id)
 
     def _on_llm_end(self, run: Run) -> None:
@@ -143,6 +140,24 @@ class OpsTracer(LangChainTracer):
         record = self._records.take(str(run.id))
         if record is not None:
             run.extra["metadata"] = {**(run.extra.get("metadata") or {}), **_facts(record)}
+
+
+class _Orders(dict[UUID, tuple[UUID, str]]):
+    """The place of each run in its trace; LangChain and LangSmith write into it, and take nothing out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._of: defaultdict[UUID, list[UUID]] = defaultdict(list)
+
+    def __setitem__(self, run_id: UUID, place: tuple[UUID, str]) -> None:
+        if run_id not in self:
+            self._of[place[0]].append(run_id)
+        super().__setitem__(run_id, place)
+
+    def forget(self, trace_id: UUID) -> None:
+        """Take out the runs of a trace."""
+        for run_id in self._of.pop(trace_id, ()):
+            self.pop(run_id, None)
 
 
 class CutOff(Exception):  # noqa: N818 - the error that a trace shows for a run that was cancelled

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import replace
+import threading
+from dataclasses import fields, replace
 from decimal import Decimal
 
 import pytest
@@ -13,8 +14,10 @@ from hypothesis import strategies as st
 
 from langchain_llmops.core.errors import ConfigurationError
 from langchain_llmops.core.events import CacheLooked, CallFinished
+from langchain_llmops.core.redaction import redact
 from langchain_llmops.core.types import CallRecord, ErrorKind, Identity, Money, Usage
 from langchain_llmops.telemetry.logs import CallLog
+from langchain_llmops.telemetry.masking import mask_secrets, may_hold_secret
 from tests.support.models import ScriptedModel, answer
 
 CALL = CallRecord(
@@ -60,9 +63,83 @@ def test_a_call_is_one_json_object_on_one_line(log, path) -> None:
         "event": "model_call", "level": "info", "name": "ChatOpenAI", "model": "gpt-4o-mini", "user_id": "u1",
         "session_id": "s1", "request_id": "r1", "trace_id": "trace-1", "run_id": "run-1", "latency_s": 0.3,
         "input_tokens": 1000, "output_tokens": 200, "cost_usd": "0.00027", "route": "simple", "finish_reason": "stop",
-        "prompt_hash": "ab12", "tags": ["beta"],
+        "prompt_hash": "ab12", "tags": ["beta"], "input_cost_usd": "0.00015", "output_cost_usd": "0.00012",
     }  # fmt: skip
     assert tool["event"] == "tool_call"
+    assert "input_tokens" not in tool
+
+
+FULL = replace(
+    CALL,
+    parent_run_id="run-0",
+    identity=Identity("acme", "team-1", "u1", "s1", "r1", "key-1", "10.0.0.9"),
+    provider="openai",
+    usage=Usage(1000, 200, 300, 40, 50, 60, 7, 8),
+    estimated=True,
+    money=Money(Decimal("0.1"), Decimal("0.2"), Decimal("0.3"), Decimal("0.01"), Decimal("1E-9")),
+    unpriced=True,
+    saved=Usage(1, 1),
+    saved_usd=Decimal("0.5"),
+    ttft_s=0.1000000049,
+    inter_token_s=0.02,
+    streamed=True,
+    cache_level="L1",
+    rung=0,
+    attempt=2,
+    retries=1,
+    node="agent",
+    service_tier="flex",
+    clamped=True,
+    error_kind=ErrorKind.TIMEOUT,
+    error_class="ModelTimeoutError",
+    experiment="e1",
+    arm="b",
+    outcome="resolved",
+    content_ref="s3://b/k",
+    content="{}",
+)
+
+
+def test_every_figure_that_has_a_value_is_in_the_line(log, path) -> None:
+    log(CallFinished(FULL))
+    (line,) = lines(path)
+    assert line.pop("timestamp")
+    assert line == {
+        "event": "model_call", "level": "error", "name": "ChatOpenAI", "provider": "openai", "model": "gpt-4o-mini",
+        "tenant_id": "acme", "team_id": "team-1", "user_id": "u1", "session_id": "s1", "request_id": "r1",
+        "trace_id": "trace-1", "run_id": "run-1", "parent_run_id": "run-0", "node": "agent", "latency_s": 0.3,
+        "ttft_s": 0.1, "inter_token_s": 0.02, "streamed": True, "service_tier": "flex", "unpriced": True,
+        "estimated": True, "clamped": True, "cache_level": "L1", "saved_usd": "0.5", "route": "simple", "rung": 0,
+        "attempt": 2, "retries": 1, "finish_reason": "stop", "error_kind": "timeout",
+        "error_class": "ModelTimeoutError", "prompt_hash": "ab12", "tags": ["beta"], "experiment": "e1", "arm": "b",
+        "outcome": "resolved", "content_ref": "s3://b/k", "content": "{}", "input_tokens": 1000, "output_tokens": 200,
+        "cache_read_tokens": 300, "cache_write_tokens": 40, "cache_write_1h_tokens": 50, "reasoning_tokens": 60,
+        "audio_input_tokens": 7, "audio_output_tokens": 8, "cost_usd": "0.6", "input_cost_usd": "0.1",
+        "output_cost_usd": "0.2", "fee_usd": "0.3", "cache_read_cost_usd": "0.01",
+        "cache_write_cost_usd": "0.000000001",
+    }  # fmt: skip
+
+
+def test_no_field_of_a_record_is_forgotten(log, path) -> None:
+    """A new field of `CallRecord` must be logged, or be named here."""
+    log(CallFinished(FULL))
+    (line,) = lines(path)
+    elsewhere = {"kind", "identity", "started_at", "usage", "money", "saved", "version"}
+    assert {f.name for f in fields(CallRecord)} - elsewhere <= line.keys()
+
+
+def test_the_time_of_a_line_is_its_clocks(path) -> None:
+    moments = iter([0.0, 0.25, 1.999999, 1795264351.5])
+    log = CallLog(str(path), clock=lambda: next(moments))
+    for _ in range(4):
+        log(CallFinished(CALL))
+    log.close()
+    assert [line["timestamp"] for line in lines(path)] == [
+        "1970-01-01T00:00:00.000000Z",
+        "1970-01-01T00:00:00.250000Z",
+        "1970-01-01T00:00:01.999999Z",
+        "2026-11-21T12:32:31.500000Z",
+    ]
 
 
 def test_a_failed_call_is_an_error_line(log, path) -> None:
@@ -91,6 +168,106 @@ def test_no_prompt_and_no_answer_reach_the_log(log, path, handler, bus) -> None:
     assert "answer is 42" not in text
     (line,) = lines(path)
     assert len(line["prompt_hash"]) == 32
+
+
+CANARY = "c4n4rySeCreT99"
+SECRETS = (f"sk-{CANARY}", f"redis://u:{CANARY}@h/0", f"api_key={CANARY}", f"lsv2_pt_{CANARY}", f"ask rk_live_{CANARY}")
+OURS = {"run_id", "trace_id", "parent_run_id", "prompt_hash", "kind", "ip", "api_key_id"}
+OUTSIDE = [f for f in (*fields(CallRecord), *fields(Identity)) if "str" in str(f.type) and f.name not in OURS]
+
+
+@pytest.mark.parametrize("name", [f.name for f in OUTSIDE])
+def test_a_secret_in_any_text_that_comes_from_outside_is_masked(log, path, name) -> None:
+    for secret in SECRETS:
+        change = {name: (secret,) if name == "tags" else secret}
+        own = name in {f.name for f in fields(CallRecord)}
+        log(CallFinished(replace(CALL, **change) if own else replace(CALL, identity=replace(FULL.identity, **change))))
+    assert len(lines(path)) == len(SECRETS)
+    assert CANARY not in path.read_text()
+
+
+@given(st.text() | st.builds("{}{}{}".format, st.text(), st.sampled_from(SECRETS), st.text()))
+def test_a_text_without_marks_holds_no_secret_that_redaction_knows(text) -> None:
+    assert may_hold_secret(text) or redact(text) == text
+
+
+def test_secrets_are_masked_at_any_depth() -> None:
+    (secret, *_) = SECRETS
+    assert CANARY not in str(mask_secrets({"a": {"b": [{"c": secret}, (secret,)]}, "n": 5}))
+    assert mask_secrets({"n": 5, "t": "plain", "x": None}) == {"n": 5, "t": "plain", "x": None}
+
+
+def test_a_hook_sees_the_fields_and_decides_what_is_written(path) -> None:
+    log = CallLog(str(path), redact=lambda line: {"user_id": "***", "run_id": line["run_id"], "note": SECRETS[0]})
+    log(CallFinished(CALL))
+    log.close()
+    (line,) = lines(path)
+    assert (line["user_id"], line["run_id"]) == ("***", "run-1")
+    assert CANARY not in path.read_text()
+    assert "model" not in line
+
+
+def broken_hook(_fields):
+    raise ValueError(f"no idea, but {SECRETS[0]}")
+
+
+@pytest.mark.parametrize("hook", [broken_hook, lambda _fields: None])
+def test_a_hook_that_fails_costs_the_line_and_never_the_call(path, caplog, handler, bus, hook) -> None:
+    log = CallLog(str(path), redact=hook)
+    bus.subscribe(log)
+    for _ in range(3):
+        ScriptedModel().invoke("hi", {"callbacks": [handler]})
+    log.close()
+    assert path.read_text() == ""
+    assert log.failures == 3
+    assert not bus.failures
+    (told,) = caplog.messages
+    assert told.startswith("the call log drops a line")
+    assert CANARY not in told
+
+
+def test_a_full_disk_costs_lines_and_never_the_call(caplog, handler, bus) -> None:
+    log = CallLog("/dev/full")
+    bus.subscribe(log)
+    for _ in range(3):
+        assert ScriptedModel("fine").invoke("hi", {"callbacks": [handler]}).text == "fine"
+    log.close()
+    assert log.failures == 3
+    assert not bus.failures
+    (told,) = caplog.messages
+    assert "No space left on device" in told
+
+
+def test_after_a_line_that_was_cut_short_the_next_one_stands_alone(log, path, caplog) -> None:
+    """The disk took a part of a line, then had room again."""
+    whole = log._sink._file
+
+    class Short:
+        def write(self, data: bytes) -> int:
+            log._sink._file = whole
+            return whole.write(data[:20])
+
+    log._sink._file = Short()
+    log(CallFinished(CALL))
+    log(CallFinished(CALL))
+    log(CallFinished(CALL))
+    cut, *rest = path.read_text().splitlines()
+    assert len(cut) == 20
+    assert [json.loads(line)["run_id"] for line in rest] == ["run-1", "run-1"]
+    assert log.failures == 1
+
+
+def test_processes_that_share_a_file_do_not_mix_their_lines(path) -> None:
+    """Each line goes out by one write to the end of the file, so that two open files are enough to show it."""
+    logs = [CallLog(str(path)) for _ in range(2)]
+    threads = [threading.Thread(target=lambda log=log: [log(CallFinished(FULL)) for _ in range(200)]) for log in logs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for log in logs:
+        log.close()
+    assert len(lines(path)) == 400
 
 
 hostile = st.text() | st.sampled_from(["\n", '"}\n{"event": "forged"}', "\u2028", "\x00", "\x1b[31m", "\ud800"])

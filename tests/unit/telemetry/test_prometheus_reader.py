@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from contextlib import ExitStack
 from dataclasses import replace
 from decimal import Decimal
 
@@ -11,7 +14,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from langchain_llmops.core.events import CacheLooked, CallFinished, Event, FellBack, Retried, Routed
 from langchain_llmops.core.types import CallRecord, ErrorKind, Identity, Money, Usage
-from langchain_llmops.telemetry.prometheus import MAX_NAMES, PrometheusReader
+from langchain_llmops.telemetry.names import MAX_NAME, MAX_NAMES
+from langchain_llmops.telemetry.prometheus import PrometheusReader, exposition
 
 WHO = Identity(tenant="t", user="user-ada", session="session-9", request="request-1", ip="10.0.0.9")
 CALL = CallRecord(
@@ -28,6 +32,20 @@ CALL = CallRecord(
     money=Money(Decimal("0.0001"), Decimal("0.0002")),
     route="simple",
     ttft_s=0.1,
+)
+
+FULL = replace(
+    CALL,
+    usage=Usage(1000, 200, 300, 40, 50, 60, 7, 8),
+    inter_token_s=0.02,
+    streamed=True,
+    estimated=True,
+    clamped=True,
+    unpriced=True,
+    retries=2,
+    saved_usd=Decimal("0.1"),
+    node="model",
+    tags=("beta",),
 )
 
 
@@ -103,8 +121,72 @@ def test_looks_routes_retries_and_fallbacks_are_counted(reader) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "part", ["cache_read", "cache_write", "cache_write_1h", "reasoning", "audio_input", "audio_output"]
+)
+def test_a_part_of_the_tokens_is_counted_beside_the_whole(reader, part) -> None:
+    tell(reader, replace(CALL, usage=Usage(1000, 200, **{f"{part}_tokens": 30})), FULL, CALL)
+    expected = 30 + getattr(FULL.usage, f"{part}_tokens")
+    assert value(reader, "llmops_token_parts_total", model="gpt-4o-mini", part=part) == expected
+    assert value(reader, "llmops_tokens_total", model="gpt-4o-mini", direction="input") == 3000
+
+
+def test_pauses_between_tokens_are_timed(reader) -> None:
+    tell(reader, FULL, CALL)
+    assert value(reader, "llmops_inter_token_seconds_sum", model="gpt-4o-mini") == pytest.approx(0.02)
+    assert value(reader, "llmops_inter_token_seconds_count", model="gpt-4o-mini") == 1
+
+
+@pytest.mark.parametrize("fact", ["estimated", "clamped", "unpriced"])
+def test_figures_that_are_not_the_providers_own_are_counted(reader, fact) -> None:
+    tell(reader, replace(CALL, **{fact: True}), CALL)
+    assert value(reader, f"llmops_{fact}_calls_total", model="gpt-4o-mini") == 1
+
+
+def test_errors_are_counted_by_kind_for_models_and_tools(reader) -> None:
+    tool = replace(CALL, kind="tool", model=None, name="lookup", error_kind=ErrorKind.OTHER)
+    tell(reader, CALL, replace(CALL, error_kind=ErrorKind.TIMEOUT), tool, tool)
+    assert value(reader, "llmops_errors_total", kind="model", name="gpt-4o-mini", error_kind="timeout") == 1
+    assert value(reader, "llmops_errors_total", kind="tool", name="lookup", error_kind="other") == 2
+    assert value(reader, "llmops_errors_total", kind="model", name="gpt-4o-mini", error_kind="ok") is None
+
+
+def test_a_call_made_again_after_a_failure_is_counted_once(reader) -> None:
+    tell(reader, CALL, replace(CALL, retries=1), replace(CALL, retries=2))
+    assert value(reader, "llmops_repeated_calls_total", kind="model", name="gpt-4o-mini") == 2
+
+
+def test_watched_figures_are_read_at_the_scrape(reader) -> None:
+    figures = {"open": 3, "failures": {"Ledger": 1, "Call \ud83d": 2}}
+    reader.watch("llmops_open_runs", "Open runs.", lambda: figures["open"])
+    reader.watch("llmops_reader_failures", "By reader.", lambda: figures["failures"], label="reader", counter=True)
+    assert value(reader, "llmops_open_runs") == 3
+    assert value(reader, "llmops_reader_failures_total", reader="Ledger") == 1
+    figures["open"] = 0
+    figures["failures"]["Ledger"] = 4
+    page = exposition(reader.registry).decode()
+    assert "llmops_open_runs 0.0" in page
+    assert 'llmops_reader_failures_total{reader="Ledger"} 4.0' in page
+    with pytest.raises(ValueError, match="Duplicated"):
+        reader.watch("llmops_open_runs", "Open runs.", lambda: 0)
+
+
+def test_the_page_does_not_grow_with_users(reader) -> None:
+    """Nor with sessions, requests, runs or traces: 2,000 users cost what two cost."""
+
+    def page_after(users: range) -> int:
+        for number in users:
+            who = Identity(user=f"user-{number}", session=f"s-{number}", request=f"r-{number}", ip=f"10.0.0.{number}")
+            ids = {"run_id": f"run-{number}", "trace_id": f"trace-{number}", "prompt_hash": f"{number:x}"}
+            tell(reader, replace(FULL, identity=who, **ids), replace(CALL, identity=who, kind="tool", **ids))
+            reader(CacheLooked("miss", None, who))
+        return exposition(reader.registry).count(b"\n")
+
+    assert page_after(range(2)) == page_after(range(2, 2000))
+
+
 def test_no_series_ever_names_a_person(reader) -> None:
-    tell(reader, CALL, replace(CALL, error_kind=ErrorKind.OTHER))
+    tell(reader, FULL, replace(FULL, error_kind=ErrorKind.OTHER))
     reader(CacheLooked("hit", "L1", WHO))
     reader(Routed("simple", "gpt-4o-mini", ("short",), WHO))
     reader(Retried("m", ErrorKind.TIMEOUT, 2, 0.5, WHO))
@@ -114,7 +196,7 @@ def test_no_series_ever_names_a_person(reader) -> None:
         assert name not in page
     labels = {label for f in text_string_to_metric_families(page) for s in f.samples for label in s.labels}
     assert labels <= {"kind", "name", "route", "outcome", "model", "direction", "level", "error_kind"} | {
-        "from_model", "to_model", "le"
+        "from_model", "to_model", "le", "part"
     }  # fmt: skip
 
 
@@ -127,6 +209,18 @@ def test_names_without_end_share_one_series(reader) -> None:
     assert len(totals) <= MAX_NAMES + 1
     assert sum(sample.value for sample in totals) == pytest.approx(5 * MAX_NAMES * 0.0003)
     assert value(reader, "llmops_cost_usd_total", model="other") > 0
+
+
+def test_names_without_end_leave_no_trace_in_memory(reader) -> None:
+    for number in range(5 * MAX_NAMES):
+        tell(reader, replace(CALL, model=f"model-{number}"))
+    assert len(reader._series) <= MAX_NAMES + 1
+
+
+def test_a_very_long_name_is_cut(reader) -> None:
+    tell(reader, replace(CALL, model="x" * 1_000_000))
+    assert len(exposition(reader.registry)) < 20_000
+    assert value(reader, "llmops_cost_usd_total", model="x" * MAX_NAME) > 0
 
 
 def test_every_outcome_fits_the_page(reader) -> None:
@@ -148,3 +242,57 @@ def test_readers_of_one_registry_are_told_apart() -> None:
     with pytest.raises(ValueError, match="Duplicated"):
         PrometheusReader(registry)
     assert PrometheusReader().registry is not PrometheusReader().registry
+
+
+WORKER = """
+import itertools, sys
+from decimal import Decimal
+from langchain_llmops.core.events import CallFinished
+from langchain_llmops.core.types import CallRecord, Money, Usage
+from langchain_llmops.telemetry.prometheus import PrometheusReader, exposition
+
+calls, dropped = int(sys.argv[1]), 0
+reader = PrometheusReader(clock=itertools.count().__next__)
+reader.watch("llmops_open_runs", "Open runs.", lambda: calls)
+reader.watch("llmops_dropped", "Dropped.", lambda: {"ledger": dropped}, label="reader", counter=True)
+for _ in range(calls):
+    dropped += 1
+    reader(CallFinished(CallRecord(kind="model", run_id="r", trace_id="t", name="m", started_at=0.0, latency_s=0.3,
+                                   model="gpt", usage=Usage(10, 5), money=Money(Decimal("0.5")))))
+print("ready", flush=True)
+if sys.stdin.readline() == "scrape\\n":
+    sys.stdout.write(exposition(reader.registry).decode())
+"""
+
+
+def test_one_scrape_holds_the_sums_of_all_worker_processes(tmp_path) -> None:
+    with ExitStack() as stack:
+        workers = [
+            stack.enter_context(
+                subprocess.Popen(
+                    [sys.executable, "-W", "error", "-c", WORKER, str(calls)],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    text=True,
+                    env={"PROMETHEUS_MULTIPROC_DIR": str(tmp_path), "PYTHONPATH": ":".join(sys.path)},
+                )
+            )
+            for calls in (3, 4)
+        ]
+        for worker in workers:
+            assert worker.stdout.readline() == "ready\n"
+        page, _ = workers[0].communicate("scrape\n", timeout=60)
+        workers[1].communicate("", timeout=60)
+    samples = {
+        (s.name, tuple(sorted(s.labels.items()))): s.value
+        for f in text_string_to_metric_families(page)
+        for s in f.samples
+    }
+    labels = (("kind", "model"), ("name", "gpt"))
+    assert samples["llmops_calls_total", (*labels, ("outcome", "ok"), ("route", ""))] == 7
+    assert samples["llmops_call_duration_seconds_count", labels] == 7
+    assert samples["llmops_call_duration_seconds_bucket", (labels[0], ("le", "0.32"), labels[1])] == 7
+    assert samples["llmops_cost_usd_total", (("model", "gpt"),)] == 3.5
+    assert samples["llmops_tokens_total", (("direction", "input"), ("model", "gpt"))] == 70
+    assert samples["llmops_open_runs", ()] == 7
+    assert samples["llmops_dropped_total", (("reader", "ledger"),)] == 7

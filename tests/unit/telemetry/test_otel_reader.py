@@ -1,0 +1,458 @@
+"""OpenTelemetry: real SDK, real spans; right parents although children end first, and nobody's prompt."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import uuid
+from dataclasses import replace
+from decimal import Decimal
+
+import pytest
+from langchain_core.runnables import RunnableLambda
+from langchain_core.tools import tool
+from opentelemetry import trace
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace.sampling import (
+    ALWAYS_OFF,
+    ALWAYS_ON,
+    ParentBased,
+    Sampler,
+    SamplingResult,
+    TraceIdRatioBased,
+)
+from opentelemetry.trace import SpanKind, StatusCode
+
+from langchain_llmops.core.errors import ConfigurationError
+from langchain_llmops.core.events import CacheLooked, CallFinished
+from langchain_llmops.core.types import CallRecord, ErrorKind, Identity, Money, Usage
+from langchain_llmops.telemetry import otel
+from langchain_llmops.telemetry.names import MAX_NAMES
+from langchain_llmops.telemetry.otel import OpenTelemetryReader
+from tests.support.models import ScriptedModel, answer
+
+TURN, MODEL, TOOL = (str(uuid.UUID(int=0x0192F0C2_AAAA_7BBB_8CCC_000000000000 + n)) for n in range(3))
+CALL = CallRecord(
+    kind="model",
+    run_id=MODEL,
+    trace_id=TURN,
+    parent_run_id=TURN,
+    name="ChatOpenAI",
+    started_at=1_795_264_351.5,
+    latency_s=0.75,
+    identity=Identity(user="u1", session="s1", request="r1"),
+    provider="openai",
+    model="gpt-4o",
+    usage=Usage(1000, 200, 300, 40, 50, 60, 7, 8),
+    money=Money(Decimal("0.1"), Decimal("0.2")),
+    ttft_s=0.25,
+    inter_token_s=0.02,
+    streamed=True,
+    finish_reason="stop",
+    route="simple",
+    rung=0,
+    node="agent",
+    tags=("beta",),
+)
+ROOT = CallRecord(
+    kind="turn",
+    run_id=TURN,
+    trace_id=TURN,
+    name="LangGraph",
+    started_at=1_795_264_351.0,
+    latency_s=2.0,
+    identity=CALL.identity,
+)
+LOOKUP = replace(ROOT, kind="tool", run_id=TOOL, parent_run_id=TURN, name="lookup")
+BARE = replace(CALL, parent_run_id=None, trace_id=MODEL)
+
+
+@pytest.fixture
+def exporter() -> InMemorySpanExporter:
+    return InMemorySpanExporter()
+
+
+@pytest.fixture
+def provider(exporter):
+    yield from provided(exporter)
+
+
+def provided(exporter, **options):
+    provider = TracerProvider(shutdown_on_exit=False, **options)
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    yield provider
+    provider.shutdown()
+
+
+@pytest.fixture
+def measured():
+    return InMemoryMetricReader()
+
+
+@pytest.fixture
+def meters(measured):
+    provider = MeterProvider([measured], shutdown_on_exit=False)
+    yield provider
+    provider.shutdown()
+
+
+@pytest.fixture
+def reader(provider, meters) -> OpenTelemetryReader:
+    return OpenTelemetryReader(provider, meters)
+
+
+def tell(reader, *records: CallRecord) -> None:
+    for record in records:
+        reader(CallFinished(record))
+
+
+def spans(exporter) -> dict[str, object]:
+    return {span.name: span for span in exporter.get_finished_spans()}
+
+
+def points(measured, name: str) -> dict[frozenset, object]:
+    data = measured.get_metrics_data()
+    found = [m for r in data.resource_metrics for s in r.scope_metrics for m in s.metrics] if data else []
+    return {frozenset(p.attributes.items()): p for m in found if m.name == name for p in m.data.data_points}
+
+
+def test_children_that_end_first_hang_below_their_parent(reader, exporter) -> None:
+    tell(reader, CALL, LOOKUP, ROOT)
+    told = spans(exporter)
+    root = told["invoke_workflow LangGraph"]
+    assert root.parent is None
+    for name in ("chat gpt-4o", "execute_tool lookup"):
+        assert told[name].parent.span_id == root.context.span_id
+        assert told[name].context.trace_id == root.context.trace_id
+    assert len({span.context.span_id for span in told.values()}) == 3
+
+
+def test_a_span_lasts_as_long_as_its_call(reader, exporter) -> None:
+    tell(reader, CALL, replace(BARE, model="late", latency_s=-0.5))
+    told = spans(exporter)
+    span = told["chat gpt-4o"]
+    assert span.start_time == pytest.approx(1_795_264_351_500_000_000, abs=1000)
+    assert span.end_time - span.start_time == 750_000_000
+    assert told["chat late"].end_time == told["chat late"].start_time
+
+
+def test_a_model_span_speaks_the_conventions(reader, exporter) -> None:
+    tell(reader, CALL)
+    span = spans(exporter)["chat gpt-4o"]
+    assert span.kind is SpanKind.CLIENT
+    assert span.status.status_code is StatusCode.UNSET
+    assert span.instrumentation_scope.name == "langchain_llmops"
+    assert dict(span.attributes) == {
+        "gen_ai.operation.name": "chat",
+        "gen_ai.provider.name": "openai",
+        "gen_ai.request.model": "gpt-4o",
+        "gen_ai.request.stream": True,
+        "gen_ai.response.model": "gpt-4o",
+        "gen_ai.response.finish_reasons": ("stop",),
+        "gen_ai.response.time_to_first_chunk": 0.25,
+        "gen_ai.conversation.id": "s1",
+        "session.id": "s1",
+        "user.id": "u1",
+        "gen_ai.usage.input_tokens": 1000,
+        "gen_ai.usage.output_tokens": 200,
+        "gen_ai.usage.cache_read.input_tokens": 300,
+        "gen_ai.usage.cache_creation.input_tokens": 90,
+        "gen_ai.usage.reasoning.output_tokens": 60,
+        "gen_ai.usage.audio.input_tokens": 7,
+        "gen_ai.usage.audio.output_tokens": 8,
+        "llmops.cost.usd": pytest.approx(0.3),
+        "llmops.request.id": "r1",
+        "llmops.run.id": MODEL,
+        "llmops.route": "simple",
+        "llmops.rung": 0,
+        "llmops.node": "agent",
+        "llmops.tags": ("beta",),
+    }
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "attribute"),
+    [
+        ("tool", "execute_tool lookup", "gen_ai.tool.name"),
+        ("retriever", "retrieval lookup", "gen_ai.data_source.id"),
+        ("turn", "invoke_workflow lookup", "gen_ai.workflow.name"),
+    ],
+)
+def test_only_model_spans_carry_tokens_and_cost(reader, exporter, kind, name, attribute) -> None:
+    tell(reader, replace(LOOKUP, kind=kind, money=Money(Decimal(1))))
+    span = spans(exporter)[name]
+    assert span.kind is SpanKind.INTERNAL
+    assert span.attributes[attribute] == "lookup"
+    assert (span.attributes["user.id"], span.attributes["session.id"]) == ("u1", "s1")
+    assert not [key for key in span.attributes if "usage" in key or "cost" in key]
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        ("azure", "azure.ai.openai"),
+        ("amazon_bedrock", "aws.bedrock"),
+        ("google_genai", "gcp.gemini"),
+        (None, "unknown"),
+    ],
+)
+def test_a_provider_is_named_as_the_conventions_name_it(reader, exporter, ours, theirs) -> None:
+    tell(reader, replace(CALL, provider=ours))
+    assert spans(exporter)["chat gpt-4o"].attributes["gen_ai.provider.name"] == theirs
+
+
+def test_a_failed_call_is_a_failed_span(reader, exporter, measured) -> None:
+    tell(reader, replace(CALL, error_kind=ErrorKind.TIMEOUT, error_class="ModelTimeoutError"))
+    span = spans(exporter)["chat gpt-4o"]
+    assert (span.status.status_code, span.status.description) == (StatusCode.ERROR, "timeout")
+    assert span.attributes["error.type"] == "ModelTimeoutError"
+    assert "gen_ai.response.model" not in span.attributes
+    (attributes,) = points(measured, "gen_ai.client.operation.duration")
+    assert ("error.type", "ModelTimeoutError") in attributes
+    assert points(measured, "gen_ai.client.token.usage") == {}
+
+
+def test_metrics_have_the_names_the_buckets_and_the_labels_of_the_conventions(reader, measured) -> None:
+    tell(reader, CALL, CALL)
+    usage = points(measured, "gen_ai.client.token.usage")
+    by_type = {dict(attributes)["gen_ai.token.type"]: point for attributes, point in usage.items()}
+    assert (by_type["input"].sum, by_type["output"].sum) == (2000, 400)
+    assert by_type["input"].explicit_bounds == tuple(4**n for n in range(14))
+    labels = {"gen_ai.operation.name": "chat", "gen_ai.provider.name": "openai", "gen_ai.request.model": "gpt-4o"}
+    labels["gen_ai.response.model"] = "gpt-4o"
+    for name, value in (("duration", 0.75), ("time_to_first_chunk", 0.25), ("time_per_output_chunk", 0.02)):
+        ((attributes, point),) = points(measured, f"gen_ai.client.operation.{name}").items()
+        assert dict(attributes) == labels
+        assert (point.count, point.sum) == (2, pytest.approx(2 * value))
+        assert point.explicit_bounds == pytest.approx(tuple(0.01 * 2**n for n in range(14)))
+
+
+def test_a_hit_and_an_estimate_are_no_measurements(reader, exporter, measured) -> None:
+    tell(reader, replace(CALL, cache_level="L1", usage=Usage()), replace(CALL, estimated=True))
+    assert points(measured, "gen_ai.client.token.usage") == {}
+    ((_, point),) = points(measured, "gen_ai.client.operation.duration").items()
+    assert point.count == 1
+    assert len(exporter.get_finished_spans()) == 2
+
+
+def test_metrics_never_name_a_user_and_models_are_bounded(reader, measured) -> None:
+    for number in range(2 * MAX_NAMES):
+        who = Identity(user=f"u{number}", session=f"s{number}", request=f"r{number}")
+        tell(reader, replace(CALL, identity=who, model=f"m{number}"))
+    found = points(measured, "gen_ai.client.operation.duration")
+    assert len(found) <= MAX_NAMES + 1
+    assert sum(point.count for point in found.values()) == 2 * MAX_NAMES
+    assert {key for attributes in found for key, _ in attributes} == {
+        "gen_ai.operation.name",
+        "gen_ai.provider.name",
+        "gen_ai.request.model",
+        "gen_ai.response.model",
+    }
+
+
+def test_calls_below_a_span_of_the_application_join_its_trace(reader, provider, exporter) -> None:
+    with provider.get_tracer("app").start_as_current_span("GET /chat") as request:
+        around = request.get_span_context()
+        tell(reader, CALL, ROOT)
+    told = spans(exporter)
+    root, call = told["invoke_workflow LangGraph"], told["chat gpt-4o"]
+    assert root.parent.span_id == around.span_id
+    assert call.parent.span_id == root.context.span_id
+    assert {root.context.trace_id, call.context.trace_id} == {around.trace_id}
+
+
+def test_the_first_call_decides_where_its_whole_trace_lives(reader, provider, exporter) -> None:
+    """A tool that opens a span of its own around a nested call must not tear the trace in two."""
+    tell(reader, CALL)
+    with provider.get_tracer("app").start_as_current_span("inside the tool"):
+        tell(reader, replace(CALL, run_id=str(uuid.uuid4()), model="nested"), ROOT)
+    told = spans(exporter)
+    ours = {told[name].context.trace_id for name in ("chat gpt-4o", "chat nested", "invoke_workflow LangGraph")}
+    assert len(ours) == 1
+    assert told["invoke_workflow LangGraph"].parent is None
+    assert told["inside the tool"].context.trace_id not in ours
+
+
+def test_a_trace_is_forgotten_with_its_root_and_at_a_bound_without_it(reader, monkeypatch) -> None:
+    tell(reader, CALL, ROOT)
+    assert not reader._traces
+    monkeypatch.setattr(otel, "MAX_TRACES", 10)
+    tell(reader, *(replace(CALL, trace_id=str(uuid.uuid4())) for _ in range(50)))
+    assert len(reader._traces) == 10
+
+
+def traces_of(records, exporter, **options) -> set[int]:
+    for provider in provided(exporter, **options):
+        tell(OpenTelemetryReader(provider, MeterProvider(shutdown_on_exit=False)), *records)
+    return {span.context.trace_id for span in exporter.get_finished_spans()}
+
+
+@pytest.mark.parametrize("sampler", [TraceIdRatioBased(0.3), ParentBased(TraceIdRatioBased(0.3))])
+def test_a_ratio_sampler_takes_its_share_of_uuid7_traces_and_takes_them_whole(exporter, sampler) -> None:
+    """The variant bits of a UUID lie where the sampler compares: raw ids would be taken never or always."""
+    records = []
+    for number in range(400):
+        trace_id = str(uuid.UUID(int=0x0192F0C2_AAAA_7000_8000_000000000000 | number << 80 | hash(number * 7919)))
+        ids = {"trace_id": trace_id, "parent_run_id": trace_id}
+        records += [replace(CALL, run_id=str(uuid.uuid4()), **ids), replace(ROOT, run_id=trace_id, trace_id=trace_id)]
+    kept = traces_of(records, exporter, sampler=sampler)
+    assert 60 <= len(kept) <= 180
+    assert len(exporter.get_finished_spans()) == 2 * len(kept)
+
+
+def test_what_the_sampler_drops_is_not_exported(exporter) -> None:
+    assert traces_of([CALL, ROOT, BARE], exporter, sampler=ALWAYS_OFF) == set()
+
+
+class Meeting(Sampler):
+    """Takes every span, and makes threads meet between the choice of a span's ids and their use."""
+
+    def __init__(self) -> None:
+        self.barrier = None
+
+    def should_sample(self, *args, **kwargs) -> SamplingResult:
+        if self.barrier is not None:
+            self.barrier.wait(timeout=10)
+        return ALWAYS_ON.should_sample(*args, **kwargs)
+
+    def get_description(self) -> str:
+        return "meeting"
+
+
+def test_spans_that_start_at_once_in_two_threads_keep_their_own_ids(exporter) -> None:
+    meeting = Meeting()
+    calls = [replace(CALL, run_id=str(uuid.uuid4()), trace_id=t, parent_run_id=t, model=t) for t in (TURN, TOOL)]
+    for provider in provided(exporter, sampler=meeting):
+        reader = OpenTelemetryReader(provider, MeterProvider(shutdown_on_exit=False))
+        tell(reader, *calls)
+        alone = {(s.name, s.context.trace_id, s.context.span_id) for s in exporter.get_finished_spans()}
+        exporter.clear()
+        meeting.barrier = threading.Barrier(2)
+        threads = [threading.Thread(target=tell, args=(reader, call)) for call in calls]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert {(s.name, s.context.trace_id, s.context.span_id) for s in exporter.get_finished_spans()} == alone
+
+
+def test_two_readers_of_one_provider_agree_on_the_ids(provider, meters, exporter) -> None:
+    first, second = OpenTelemetryReader(provider, meters), OpenTelemetryReader(provider, meters)
+    tell(first, CALL)
+    tell(second, ROOT)
+    told = spans(exporter)
+    assert told["chat gpt-4o"].parent.span_id == told["invoke_workflow LangGraph"].context.span_id
+
+
+def test_the_applications_own_tracers_keep_their_ids(reader, provider, exporter) -> None:
+    tell(reader, BARE)
+    with provider.get_tracer("app").start_as_current_span("mine"):
+        pass
+    assert spans(exporter)["mine"].context.trace_id != spans(exporter)["chat gpt-4o"].context.trace_id
+
+
+def test_secrets_and_broken_text_do_not_reach_the_exporter(reader, exporter) -> None:
+    tell(reader, replace(BARE, model="half \ud83d", tags=("api_key=c4n4ry", "\ud83d"), identity=Identity("\ud83d")))
+    (span,) = exporter.get_finished_spans()
+    span.to_json().encode()
+    assert "c4n4ry" not in span.to_json()
+
+
+def test_a_run_of_langchain_is_a_tree_of_spans_without_its_content(reader, exporter, handler, bus) -> None:
+    bus.subscribe(reader)
+
+    @tool
+    def lookup(order: str) -> str:
+        """Look an order up."""
+        return f"order {order} is secret"
+
+    model = ScriptedModel(answer("the answer is 42"))
+    chain = RunnableLambda(lambda text: (lookup.invoke({"order": text}), model.invoke(text))[1]).with_config(
+        run_name="support"
+    )
+    chain.invoke("my question", {"callbacks": [handler], "metadata": {"user_id": "u1", "session_id": "s1"}})
+    told = spans(exporter)
+    root = told.pop("invoke_workflow support")
+    assert {name: span.parent.span_id for name, span in told.items()} == {
+        "chat gpt-4o-mini": root.context.span_id,
+        "execute_tool lookup": root.context.span_id,
+    }
+    page = "".join(span.to_json() for span in exporter.get_finished_spans())
+    for content in ("my question", "answer is 42", "is secret"):
+        assert content not in page
+    assert not bus.failures
+
+
+def test_other_events_are_not_calls(reader, exporter) -> None:
+    reader(CacheLooked("hit", "L1"))
+    assert exporter.get_finished_spans() == ()
+
+
+def test_a_provider_that_is_not_the_sdks_is_refused() -> None:
+    class Tracer(trace.Tracer):
+        def start_span(self, *args, **kwargs):
+            raise AssertionError
+
+        start_as_current_span = start_span
+
+    class Foreign(trace.TracerProvider):
+        def get_tracer(self, *args, **kwargs):
+            return Tracer()
+
+    with pytest.raises(ConfigurationError, match=r"^tracer_provider is a Foreign; use opentelemetry.sdk"):
+        OpenTelemetryReader(Foreign())
+
+
+GLOBAL = """
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from langchain_llmops.core.events import CallFinished
+from langchain_llmops.core.types import CallRecord
+from langchain_llmops.telemetry.otel import OpenTelemetryReader
+
+call = CallFinished(CallRecord(kind="model", run_id="r", trace_id="r", name="m", started_at=1.0, latency_s=0.3))
+reader = OpenTelemetryReader()
+reader(call)
+exporter = InMemorySpanExporter()
+provider = TracerProvider()
+provider.add_span_processor(SimpleSpanProcessor(exporter))
+trace.set_tracer_provider(provider)
+reader(call)
+print([span.name for span in exporter.get_finished_spans()])
+"""
+
+
+def in_a_fresh_process(code: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={"PYTHONPATH": ":".join(sys.path)},
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_the_global_provider_may_be_set_after_the_reader_is_made() -> None:
+    assert in_a_fresh_process(GLOBAL) == "['chat m']"
+
+
+def test_without_the_extra_the_error_is_the_line_that_installs_it() -> None:
+    code = (
+        "import sys\n"
+        "sys.modules['opentelemetry'] = None\n"
+        "from langchain_llmops.core.errors import MissingExtraError\n"
+        "try:\n"
+        "    import langchain_llmops.telemetry.otel\n"
+        "except MissingExtraError as error:\n"
+        "    print(error)\n"
+    )
+    assert in_a_fresh_process(code) == ("export to OpenTelemetry needs an extra: pip install 'langchain-llmops[otel]'")
