@@ -1,0 +1,180 @@
+"""A run as LangSmith's clients send it, as a row of ours, and as they read it back."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any, Final
+from uuid import NAMESPACE_URL, UUID, uuid5
+
+from langchain_llmops.ledger.schema import from_pico, to_pico
+from langchain_llmops.recorder.schema import COLUMNS, LARGE
+from langchain_llmops.recorder.wire import RefusedRequestError
+
+__all__ = [
+    "RunRow",
+    "as_document",
+    "feedback_row",
+    "iso",
+    "microseconds",
+    "project_id",
+    "run_row",
+    "run_uuid",
+    "status",
+    "text",
+]
+
+RunRow = dict[str, Any]
+
+EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+MOST_DOLLARS: Final = 1_000_000
+MOST_TOKENS: Final = 10**15
+DEFAULT_PROJECT: Final = "default"
+# what becomes a column under another name, or is worked out from the others when read
+TAKEN: Final = frozenset((*COLUMNS, "session_name", "session_id", "start_time", "end_time"))
+
+
+def run_row(kind: str, fields: Mapping[str, Any], attachments: Mapping[str, Any] | None = None) -> RunRow:
+    """Columns of one `post` or `patch`; raises `RefusedRequestError` where id or times cannot be read."""
+    run_id = run_uuid(fields.get("id"), "a run's id")
+    where = f"run {run_id}"
+    metadata = _mapping(_mapping(fields.get("extra")).get("metadata"))
+    usage = _mapping(metadata.get("usage_metadata")) or _mapping(_mapping(fields.get("outputs")).get("usage_metadata"))
+    other = {name: value for name, value in fields.items() if name not in TAKEN and value is not None}
+    row: RunRow = dict.fromkeys(COLUMNS)
+    row |= {name: _json(fields.get(name)) for name in (*LARGE, "tags")}
+    row |= {name: text(fields.get(name)) for name in ("name", "run_type", "dotted_order", "error")}
+    row |= {name: text(metadata.get(name)) for name in ("user_id", "session_id")}
+    row |= {f"{name}_tokens": _count(usage.get(f"{name}_tokens")) for name in ("input", "output", "total")}
+    row["id"], row["patched"] = run_id, int(kind == "patch")
+    row["parent_run_id"] = _optional_uuid(fields.get("parent_run_id"), where)
+    row["trace_id"] = _trace_id(row, _optional_uuid(fields.get("trace_id"), where))
+    row["project"] = text(fields.get("session_name")) or (DEFAULT_PROJECT if kind == "post" else None)
+    row["thread_id"] = text(metadata.get("thread_id")) or text(metadata.get("conversation_id"))
+    row["started_us"] = microseconds(fields.get("start_time"), where)
+    row["ended_us"] = microseconds(fields.get("end_time"), where)
+    row["cost_pico"] = _pico(usage.get("total_cost"))
+    row["attachments"], row["other"] = _json(attachments or None), _json(other or None)
+    return row
+
+
+def feedback_row(fields: Mapping[str, Any], now_us: int) -> tuple[Any, ...]:
+    """The values of `UPSERT_FEEDBACK`."""
+    feedback_id = run_uuid(fields.get("id"), "a feedback's id")
+    where = f"feedback {feedback_id}"
+    key, run_id = text(fields.get("key")), _optional_uuid(fields.get("run_id"), where)
+    trace_id = _optional_uuid(fields.get("trace_id"), where)
+    if key is None:
+        raise RefusedRequestError(422, f"{where} has no key")
+    created = microseconds(fields.get("created_at"), where)
+    body = {**fields, "id": feedback_id, "run_id": run_id, "trace_id": trace_id}
+    return feedback_id, run_id, trace_id, key, now_us if created is None else created, _json(body)
+
+
+def as_document(row: RunRow) -> dict[str, Any]:
+    """A run in the fields of LangSmith's API; tokens and cost are the run's own, not its children's."""
+    document: dict[str, Any] = {**(_parsed(row["other"]) or {}), **{name: _parsed(row[name]) for name in LARGE}}
+    document |= {name: row[name] for name in ("id", "trace_id", "parent_run_id", "name", "run_type", "error")}
+    segments = (row["dotted_order"] or "").split(".")[:-1]
+    return document | {
+        "dotted_order": row["dotted_order"] or "",
+        "parent_run_ids": [segment.partition("Z")[2] for segment in segments],
+        "session_id": project_id(row["project"] or DEFAULT_PROJECT),
+        "session_name": row["project"] or DEFAULT_PROJECT,
+        "start_time": iso(row["started_us"]),
+        "end_time": iso(row["ended_us"]),
+        "tags": _parsed(row["tags"]) or [],
+        "status": {"open": "pending", "ok": "success"}.get(status(row), "error"),
+        "prompt_tokens": row["input_tokens"],
+        "completion_tokens": row["output_tokens"],
+        "total_tokens": row["total_tokens"],
+        "total_cost": None if row["cost_pico"] is None else str(from_pico(row["cost_pico"])),
+        "app_path": f"/traces/{row['trace_id']}#run-{row['id']}",
+        "attachments_received": _parsed(row["attachments"]) or {},
+    }
+
+
+def status(row: Mapping[str, Any]) -> str:
+    """`error`, `ok`, or `open` when no end has been received."""
+    return "error" if row["error"] is not None else "ok" if row["ended_us"] is not None else "open"
+
+
+def project_id(name: str) -> str:
+    """A project's id follows from its name, so that both can be asked for."""
+    return str(uuid5(NAMESPACE_URL, f"llmops-project:{name}"))
+
+
+def run_uuid(value: object, what: str) -> str:
+    """A UUID in its usual form; `what` names it in the refusal."""
+    try:
+        return str(UUID(str(value)))
+    except ValueError as error:
+        raise RefusedRequestError(422, f"{what} must be a UUID") from error
+
+
+def iso(microseconds: int | None) -> str | None:
+    """ISO 8601 in UTC."""
+    return None if microseconds is None else (EPOCH + timedelta(microseconds=microseconds)).isoformat()
+
+
+def text(value: object) -> str | None:
+    """A value for a text column: NUL and lone surrogates, which databases refuse, are replaced."""
+    if value is None or value == "":
+        return None
+    words = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return words.replace("\x00", "\ufffd").encode("utf-8", "replace").decode()
+
+
+def _trace_id(row: RunRow, given: str | None) -> str | None:
+    """LangSmith's first clients sent none: a posted run without a parent is the root of its own trace."""
+    if given is None and row["parent_run_id"] is None and not row["patched"]:
+        return str(row["id"])
+    return given
+
+
+def _optional_uuid(value: object, where: str) -> str | None:
+    return None if value is None else run_uuid(value, f"{where}: an id")
+
+
+def microseconds(value: object, where: str) -> int | None:
+    """From ISO 8601 (UTC unless it says otherwise), or from milliseconds since 1970 as LangSmith's JavaScript sends."""
+    if value is None:
+        return None
+    try:
+        if isinstance(value, int | float):
+            when = EPOCH + timedelta(milliseconds=value)
+        else:
+            when = datetime.fromisoformat(str(value))
+            when = when.replace(tzinfo=UTC) if when.tzinfo is None else when
+        return (when - EPOCH) // timedelta(microseconds=1)
+    except (ValueError, OverflowError) as error:
+        raise RefusedRequestError(422, f"{where}: a time cannot be read; send ISO 8601") from error
+
+
+def _count(value: object) -> int | None:
+    return value if isinstance(value, int) and 0 <= value <= MOST_TOKENS else None
+
+
+def _pico(dollars: object) -> int | None:
+    if isinstance(dollars, bool) or not isinstance(dollars, int | float | str):
+        return None
+    try:
+        amount = float(dollars)
+    except (ValueError, OverflowError):
+        return None  # a cost that is no number is no cost: the page shows a dash
+    return to_pico(Decimal(str(dollars))) if math.isfinite(amount) and 0 <= amount <= MOST_DOLLARS else None
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _json(value: object) -> str | None:
+    return None if value is None else text(json.dumps(value, ensure_ascii=False))
+
+
+def _parsed(words: str | None) -> Any:
+    return None if words is None else json.loads(words)
