@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
 from langchain_llmops.cache.tiered import TieredCache
@@ -19,17 +19,24 @@ if TYPE_CHECKING:
 
 __all__ = ["build_cache", "build_checkpointer", "build_ledger"]
 
-STATE: str = "LLMOPS_STATE_DIR"
-REDIS: str = "LLMOPS_REDIS_URL"
-POSTGRES: str = "LLMOPS_POSTGRES_URL"
-OBJECTS: str = "LLMOPS_OBJECTS_URL"
+DAY_S: Final = 86_400.0
+STATE: Final = "LLMOPS_STATE_DIR"
+REDIS: Final = "LLMOPS_REDIS_URL"
+POSTGRES: Final = "LLMOPS_POSTGRES_URL"
+OBJECTS: Final = "LLMOPS_OBJECTS_URL"
 
 
 def build_ledger(settings: Settings) -> Ledger:
     """The ledger in PostgreSQL, or in SQLite."""
     url, setting = _database(settings, "ledger.db", "?synchronous=normal")
     store = open_store(url, setting=setting, timeout_s=settings.store_timeout_s)
-    return Ledger(store, max_buffered=settings.ledger_buffer)
+    days = settings.ledger_retention_days
+    return Ledger(
+        store,
+        max_buffered=settings.ledger_buffer,
+        tenant=settings.tenant,
+        retention_s=None if days is None else days * DAY_S,
+    )
 
 
 def build_cache(settings: Settings, bus: Bus) -> TieredCache:

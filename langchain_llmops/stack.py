@@ -27,19 +27,18 @@ from langchain_llmops.ledger.queries import Figures
 from langchain_llmops.ledger.report import Report
 from langchain_llmops.middleware.routing import RouterMiddleware
 from langchain_llmops.models import HttpPool, ModelFactory
-from langchain_llmops.parts import build_cache, build_checkpointer, build_ledger
+from langchain_llmops.observing import Observers
+from langchain_llmops.parts import build_cache, build_checkpointer
 from langchain_llmops.resilience.fallback import FallbackChain
 from langchain_llmops.resilience.retry import RetryPolicy
 from langchain_llmops.router.model import ModelRouter
 from langchain_llmops.router.rules import Rules
+from langchain_llmops.telemetry.embeddings import ObservedEmbeddings
 from langchain_llmops.telemetry.handler import OpsCallbackHandler
 from langchain_llmops.telemetry.installed import Installation
-from langchain_llmops.telemetry.logs import CallLog
-from langchain_llmops.telemetry.prometheus import PrometheusReader
-from langchain_llmops.tracing import Tracing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from contextlib import AbstractContextManager
     from pathlib import Path
     from types import TracebackType
@@ -47,12 +46,14 @@ if TYPE_CHECKING:
 
     from langchain.agents.middleware import AgentMiddleware
     from langchain_core.callbacks import BaseCallbackHandler
+    from langchain_core.embeddings import Embeddings
     from langchain_core.runnables import RunnableConfig
     from prometheus_client import CollectorRegistry
 
     from langchain_llmops.cache.tiered import TieredCache
     from langchain_llmops.checkpoint.saver import TieredCheckpointSaver
     from langchain_llmops.ledger.writer import Ledger
+    from langchain_llmops.telemetry.scoreboard import Scoreboard
 
 __all__ = ["LLMOps"]
 
@@ -85,6 +86,7 @@ class LLMOps:
         registry: where the Prometheus series live; a private one (`ops.registry`) when None. One `LLMOps` per registry.
         token_counter: counts where no provider does.
         allowed_types: classes of your own that conversation states hold; others come back as plain data.
+        redact_log: what the fields of a log line become before they are written; secrets are masked after it.
 
     Parts are made on first use. With no settings everything is embedded: SQLite files and a folder below
     `LLMOPS_STATE_DIR`; `LLMOPS_REDIS_URL`, `LLMOPS_POSTGRES_URL` and `LLMOPS_OBJECTS_URL` move it to servers.
@@ -99,6 +101,7 @@ class LLMOps:
         registry: CollectorRegistry | None = None,
         token_counter: TokenCounter | None = None,
         allowed_types: Iterable[type] = (),
+        redact_log: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
     ) -> None:
         self.settings = settings or Settings()
         self.bus = Bus()
@@ -109,13 +112,12 @@ class LLMOps:
         self.handler = OpsCallbackHandler(
             self.bus, prices=self.prices, counter=self.token_counter, keep_content=self.settings.log_content
         )
-        self._metrics = PrometheusReader(registry)
-        self._baseline_model: str | None = None
-        self._tracing = Tracing(self.settings, self.handler, self.bus)
+        self._observers = Observers(self.settings, self.bus, self.handler, registry=registry, redact=redact_log)
+        self._baseline: tuple[str | None, str | None] = (None, None)
         self._installation = Installation(self.handler)
         self._closed = False
         self._lock = threading.RLock()
-        self._join_readers()
+        atexit.register(self._at_exit)
 
     @classmethod
     def from_env(cls) -> LLMOps:
@@ -141,12 +143,22 @@ class LLMOps:
     @property
     def callbacks(self) -> list[BaseCallbackHandler]:
         """The handler and, when LangSmith tracing is on, our tracer."""
-        return [self.handler, *self._tracing.callbacks]
+        return [self.handler, *self._observers.tracing.callbacks]
 
     @property
     def registry(self) -> CollectorRegistry:
         """The Prometheus registry with the suite's series."""
-        return self._metrics.registry
+        return self._observers.metrics.registry
+
+    @property
+    def ledger(self) -> Ledger:
+        """The durable record of calls."""
+        return self._observers.ledger
+
+    @property
+    def scoreboard(self) -> Scoreboard:
+        """Live latency, cost and error rate of every model, tool and turn, in this process."""
+        return self._observers.scoreboard
 
     @cached_property
     def cache(self) -> TieredCache:
@@ -182,7 +194,7 @@ class LLMOps:
             options: arguments for models given by name (`temperature`, `base_url`, `api_key`, …).
         """
         small, large = self.models.model(simple, **options), self.models.model(complex, **options)
-        self._baseline_model = describe(large)
+        self._baseline = (describe(large), large._get_ls_params().get("ls_provider"))  # noqa: SLF001 - LangChain's own way
         if not isinstance(rules, Rules):
             rules = Rules.load(rules, max_simple_tokens=self.settings.router_max_simple_tokens)
         routes: dict[str, BaseChatModel] = {"simple": self._chain(small, large), "complex": self._chain(large, small)}
@@ -191,6 +203,13 @@ class LLMOps:
     def fallback(self, *rungs: str | BaseChatModel, **options: Any) -> FallbackChain:
         """A chat model that asks `rungs` in order; `options` as in `router`."""
         return self._chain(*(self.models.model(rung, **options) for rung in rungs))
+
+    def embeddings(self, embeddings: Embeddings, **options: Any) -> ObservedEmbeddings:
+        """Embeddings whose calls are priced and recorded as well; `options` as in `ObservedEmbeddings`."""
+        place_of = self.handler.place_of
+        return ObservedEmbeddings(
+            embeddings, self.bus, prices=self.prices, counter=self.token_counter, place_of=place_of, **options
+        )
 
     def middleware(self) -> list[AgentMiddleware[Any, Any]]:
         """The agent middleware of the suite, outermost first."""
@@ -226,25 +245,29 @@ class LLMOps:
 
     def feedback(self, run_id: str, score: float, *, key: str = "user_score", comment: str | None = None) -> None:
         """What somebody thought of a run (`record.run_id`, or LangSmith's run id): into the ledger, and LangSmith."""
-        run_sync(self._feedback(run_id, score, key, comment))
+        run_sync(self._observers.feedback(run_id, score, key, comment))
 
     async def afeedback(
         self, run_id: str, score: float, *, key: str = "user_score", comment: str | None = None
     ) -> None:
         """What somebody thought of a run (`record.run_id`, or LangSmith's run id): into the ledger, and LangSmith."""
-        await DOOR.cross(self._feedback(run_id, score, key, comment))
+        await DOOR.cross(self._observers.feedback(run_id, score, key, comment))
 
     def outcome(self, session_id: str, ok: bool, *, comment: str | None = None) -> None:  # noqa: FBT001
         """Whether a conversation reached what it was for, as the application knows it; the latest word counts."""
-        run_sync(self.ledger.aoutcome(session_id, ok, tenant=self.settings.tenant, comment=comment))
+        run_sync(self.ledger.aoutcome(session_id, ok, comment=comment))
 
     async def aoutcome(self, session_id: str, ok: bool, *, comment: str | None = None) -> None:  # noqa: FBT001
         """Whether a conversation reached what it was for, as the application knows it; the latest word counts."""
-        await DOOR.cross(self.ledger.aoutcome(session_id, ok, tenant=self.settings.tenant, comment=comment))
+        await DOOR.cross(self.ledger.aoutcome(session_id, ok, comment=comment))
+
+    def erase_user(self, user_id: str) -> dict[str, int]:
+        """Remove a user of this tenant from the ledger; rows removed by table."""
+        return self.ledger.erase_user(user_id, self.settings.tenant)
 
     def share_link(self, run_id: str) -> str:
         """A public address of a run's trace in LangSmith."""
-        return run_sync(self._share_link(run_id))
+        return run_sync(self._observers.share_link(run_id))
 
     # what the user reads
 
@@ -297,21 +320,8 @@ class LLMOps:
     # joints
 
     @cached_property
-    def ledger(self) -> Ledger:
-        """The durable record of calls."""
-        return build_ledger(self.settings)
-
-    @cached_property
     def _pool(self) -> HttpPool:
         return HttpPool(timeout_s=self.settings.request_timeout_s)
-
-    def _join_readers(self) -> None:
-        self._call_log = None if self.settings.log_calls == "off" else CallLog(self.settings.log_calls)
-        readers = (self.ledger, self._metrics, self._call_log)
-        for reader in readers:
-            if reader is not None:
-                self.bus.subscribe(reader)
-        atexit.register(self._at_exit)
 
     def _chain(self, *rungs: BaseChatModel) -> FallbackChain:
         s = self.settings
@@ -322,22 +332,16 @@ class LLMOps:
     async def _report(self, since: float | None, extra: Mapping[str, Any] | None) -> Report:
         await self.ledger.aflush()
         start = self.started_at if since is None else since
-        figures = Figures(await self.ledger.sql(), self.prices, since=start, baseline_model=self._baseline_model)
+        model, provider = self._baseline
+        figures = Figures(
+            await self.ledger.sql(), self.prices, since=start, baseline_model=model, baseline_provider=provider
+        )
         collected = await figures.collect()
         if "checkpointer" in self.__dict__:
             stats = await self.checkpointer.astats()
             collected["checkpoints"] = {"count": stats.checkpoints, "bytes": stats.bytes_by_tier}
         collected["ledger"] = {"dropped": self.ledger.dropped, "reader_failures": dict(self.bus.failures)}
         return Report({**collected, **(extra or {})})
-
-    async def _feedback(self, run_id: str, score: float, key: str, comment: str | None) -> None:
-        tenant = self.settings.tenant
-        await self.ledger.afeedback(run_id, score, key=key, tenant=tenant, comment=comment)
-        trace_id = await self.ledger.trace_of(run_id)
-        await asyncio.to_thread(self._tracing.feedback, run_id, trace_id, key, score, comment)
-
-    async def _share_link(self, run_id: str) -> str:
-        return await self._tracing.share_link(run_id, await self.ledger.trace_of(run_id) or run_id)
 
     async def _ping(self) -> dict[str, float]:
         return {
@@ -356,11 +360,9 @@ class LLMOps:
 
     async def _close_parts(self) -> None:
         """Every part is closed even when one fails; the first failure is raised at the end."""
-        closers = [self.ledger.aclose(), asyncio.to_thread(self._tracing.close)]
+        closers = [self._observers.close()]
         closers += [self.__dict__[name].aclose() for name in ("cache", "checkpointer") if name in self.__dict__]
         failures = [f for f in await asyncio.gather(*closers, return_exceptions=True) if isinstance(f, BaseException)]
-        if self._call_log is not None:
-            self._call_log.close()
         if failures:
             raise failures[0]
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
 
 from langsmith import Client
 from langsmith.utils import LangSmithError, get_host_url, get_tracer_project, tracing_is_enabled
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from langchain_llmops.telemetry.handler import OpsCallbackHandler
 
 __all__ = ["Tracing"]
+
+LOOPBACK: Final = frozenset(("localhost", "127.0.0.1", "::1"))
 
 _log = logging.getLogger(__name__)
 
@@ -79,11 +82,10 @@ class Tracing:
         if not tracing_is_enabled():
             raise ConfigurationError("a share link needs LANGSMITH_TRACING=true and LANGSMITH_API_KEY")
         try:
-            project = await asyncio.to_thread(getattr, self, "_project_id")
-            shared = await self.client.runs.share.create(run_id, session_id=project, trace_id=trace_id)
-        except Exception as error:
+            token = await asyncio.to_thread(self._share, run_id, trace_id)
+        except (LangSmithError, OSError, KeyError, ValueError) as error:
             raise LLMOpsError(f"LangSmith made no share link ({type(error).__name__})") from error
-        return f"{get_host_url(None, self.client.api_url)}/public/{shared.share_token}/r"
+        return f"{self._pages}/public/{token}/r"
 
     def close(self) -> None:
         """Send what is buffered."""
@@ -93,6 +95,18 @@ class Tracing:
     @cached_property
     def _anonymizer(self) -> Anonymizer:
         return Anonymizer()
+
+    def _share(self, run_id: str, trace_id: str) -> str:
+        # what `client.runs.share.create` sends, which leaves a connection open that nobody can close
+        body = {"session_id": self._project_id, "trace_id": trace_id}
+        answer = self.client.request_with_retries("POST", f"/api/v2/runs/{run_id}/share", json=body)
+        return str(answer.json()["share_token"])
+
+    @property
+    def _pages(self) -> str:
+        """Where people look; a recorder on this machine shows its pages where it takes runs."""
+        api_url = self.client.api_url
+        return api_url if urlsplit(api_url).hostname in LOOPBACK else get_host_url(None, api_url)
 
     @property
     def _project(self) -> str:

@@ -36,12 +36,18 @@ def main() -> None:
 
 
 def _run() -> None:
-    from langchain_llmops.cli.demo import demo  # noqa: PLC0415 - commands load what they need
+    from langchain_llmops.cli.cost import cost  # noqa: PLC0415 - commands load what they need
+    from langchain_llmops.cli.demo import demo  # noqa: PLC0415
+    from langchain_llmops.cli.prices import prices  # noqa: PLC0415
+    from langchain_llmops.cli.replay import replay  # noqa: PLC0415
+    from langchain_llmops.cli.reports import errors, latency, logs, trace  # noqa: PLC0415
     from langchain_llmops.cli.settings import settings  # noqa: PLC0415
     from langchain_llmops.cli.simulate import record, simulate  # noqa: PLC0415
+    from langchain_llmops.cli.traces import traces  # noqa: PLC0415
     from langchain_llmops.simulator import SimulatorError  # noqa: PLC0415
 
-    for command in (demo, simulate, record, settings):
+    commands = (demo, cost, latency, errors, trace, logs, replay, traces, prices, simulate, record, settings)
+    for command in commands:
         app.command()(command)
     try:
         code = app(standalone_mode=False)

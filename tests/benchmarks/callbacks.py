@@ -29,12 +29,14 @@ for name in ("LANGSMITH_TRACING", "LANGCHAIN_TRACING_V2"):
 logging.disable(logging.ERROR)
 
 from langchain.agents import create_agent  # noqa: E402
+from langchain_core.callbacks import BaseCallbackHandler  # noqa: E402
 from langchain_core.language_models import BaseChatModel  # noqa: E402
 from langchain_core.messages import AIMessage, AIMessageChunk, ToolMessage  # noqa: E402
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult  # noqa: E402
 from langchain_core.tools import tool  # noqa: E402
 
-from langchain_llmops import LLMOps, Settings  # noqa: E402
+from langchain_llmops import LLMOps, OpsCallbackHandler, Settings  # noqa: E402
+from langchain_llmops.telemetry.prometheus import PrometheusReader, exposition  # noqa: E402
 from tests.benchmarks.harness import Figure, arguments, interleaved, nothing, paired_ratio, show  # noqa: E402
 
 TOKENS = 500
@@ -153,6 +155,20 @@ def agent_turn(count: int) -> Callable[[Any], int]:
 # the variants
 
 
+class Idle(BaseCallbackHandler):
+    """Does nothing at all: what LangChain itself spends on having a handler."""
+
+    run_inline = True
+
+    def on_chat_model_start(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing; without it LangChain would write the prompt out as text."""
+
+
+@contextmanager
+def idle() -> Iterator[Any]:
+    yield [Idle()]
+
+
 def ours(ops: LLMOps) -> Callable[[], Any]:
     @contextmanager
     def variant() -> Iterator[Any]:
@@ -191,6 +207,20 @@ def langfuse(url: str) -> Callable[[], Any]:
     return variant
 
 
+def scrape_size() -> Figure:
+    """Lines of a scrape after calls of 10,000 users, beside those of one."""
+    sizes = []
+    for users in (1, 10_000):
+        handler, reader = OpsCallbackHandler(), PrometheusReader()
+        handler.bus.subscribe(reader)
+        model = Instant()
+        for number in range(10_000):
+            who = {"user_id": f"u{number % users}", "session_id": f"s{number % users}"}
+            model.invoke("hi", {"callbacks": [handler], "metadata": who})
+        sizes.append(exposition(reader.registry).count(b"\n"))
+    return Figure.at_most("lines of a scrape, 10,000 users / one user", sizes[1], sizes[0], 1.0)
+
+
 class _Silence(BaseHTTPRequestHandler):
     """Takes everything, keeps nothing."""
 
@@ -208,7 +238,7 @@ class _Silence(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    do_GET = do_POST = do_PATCH = _take
+    do_GET = do_POST = do_PATCH = _take  # noqa: N815 - the names http.server looks for
 
 
 def _serve(port: Any) -> None:
@@ -233,24 +263,25 @@ def black_hole() -> Iterator[str]:
 def main() -> None:
     options = arguments(__doc__ or "")
     rounds = 3 if options.quick else 15
-    scale = 1 if options.quick else 2
     works = {
-        "invoke": (invoke(150 * scale), 1.30),
-        "agent with one tool": (agent_turn(12 * scale), 1.05),
-        "stream, per token": (stream(8 * scale), 1.10),
-        "astream, per token": (astream(8 * scale), 1.20),
+        "invoke": (invoke(600), 1.30),
+        "agent with one tool": (agent_turn(40), 1.05),
+        "stream, per token": (stream(12), 1.10),
+        "astream, per token": (astream(12), 1.20),
     }
     figures = []
     with tempfile.TemporaryDirectory() as folder, black_hole() as url, LLMOps(Settings(state_dir=Path(folder))) as ops:
-        variants: dict[str, Callable[[], Any]] = {"none": nothing, "ours": ours(ops), "LangChainTracer": langsmith(url)}
+        variants: dict[str, Callable[[], Any]] = {"none": nothing, "a handler that does nothing": idle}
+        variants |= {"ours": ours(ops), "LangChainTracer": langsmith(url)}
         if find_spec("langfuse"):
             variants["Langfuse"] = langfuse(url)
         for work, (run, target) in works.items():
             spent = interleaved(variants, run, rounds)
             for name in variants:
                 if name != "none":
-                    label = f"{work}: {'ours' if name == 'ours' else name} / none, CPU us"
+                    label = f"{work}: {name} / none, CPU us"
                     figures.append(_figure(label, spent[name], spent["none"], target if name == "ours" else None))
+    figures.append(scrape_size())
     show("Callbacks: CPU, flush included; 1.0 is no callbacks at all", figures, options.json)
     if "Langfuse" not in variants:
         print("Langfuse is not installed (pip install '.[bench]'): left out")

@@ -80,7 +80,7 @@ def resident_mb() -> float:
 
 
 async def left_open(ops: LLMOps, rounds: int) -> tuple[int, int]:
-    """Open runs of ours, and entries that LangChain's tracer keeps, after `rounds` × 100 mixed runs."""
+    """Open runs of ours, and entries that LangChain's tracer keeps, after `rounds` times 100 mixed runs."""
     tracer = LangChainTracer(client=create_autospec(Client, instance=True))
     for _ in range(rounds):
         await mixed_round({"callbacks": [ops.handler], "metadata": {"user_id": "u"}})

@@ -56,8 +56,12 @@ class Server:
         _wait_for_port(self.port, self.process, self.command[0])
 
     def kill(self) -> None:
-        """End it at once, as a crash would."""
+        """End it at once, as a crash of the machine would: what it has started goes with it."""
+        started = _children_of(self.process.pid) if self.process is not None else []
         self._end(signal.SIGKILL)
+        for child in started:  # PostgreSQL's live on for a moment, and answer
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
 
     def stop(self) -> None:
         self._end(signal.SIGINT if "postgres" in self.command[0] else signal.SIGTERM)
@@ -210,6 +214,16 @@ def _folder():
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _children_of(parent: int) -> list[int]:
+    """Their ids, where there is a /proc."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            if int(stat.read_text().rpartition(")")[2].split()[1]) == parent:
+                found.append(int(stat.parent.name))
+    return found
 
 
 def _end_with(parent: int):

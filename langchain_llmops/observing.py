@@ -1,0 +1,102 @@
+"""Everything that listens to the bus, and what a user says afterwards about what it heard."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from langchain_llmops.ledger.tree import records_of
+from langchain_llmops.parts import build_ledger
+from langchain_llmops.telemetry.logs import CallLog
+from langchain_llmops.telemetry.prometheus import PrometheusReader
+from langchain_llmops.telemetry.scoreboard import Scoreboard
+from langchain_llmops.tracing import Tracing
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from prometheus_client import CollectorRegistry
+
+    from langchain_llmops.core.events import Bus
+    from langchain_llmops.core.settings import Settings
+    from langchain_llmops.telemetry.handler import OpsCallbackHandler
+
+__all__ = ["Observers"]
+
+
+class Observers:
+    """The readers: ledger, Prometheus, scoreboard, call log, LangSmith, and OpenTelemetry when it is asked for.
+
+    Args:
+        registry: where the Prometheus series live; a private one when None.
+        redact: what the fields of a log line become before they are written.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        bus: Bus,
+        handler: OpsCallbackHandler,
+        *,
+        registry: CollectorRegistry | None = None,
+        redact: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+    ) -> None:
+        self._tenant = settings.tenant
+        self.ledger = build_ledger(settings)
+        self.metrics = PrometheusReader(registry)
+        self.scoreboard = Scoreboard()
+        self.tracing = Tracing(settings, handler, bus)
+        self._call_log = None if settings.log_calls == "off" else CallLog(settings.log_calls, redact=redact)
+        for reader in (self.ledger, self.metrics, self.scoreboard, self._call_log):
+            if reader is not None:
+                bus.subscribe(reader)
+        if settings.otel:
+            bus.subscribe(_opentelemetry())
+        self._watch(bus, handler)
+
+    async def feedback(self, run_id: str, score: float, key: str, comment: str | None) -> None:
+        """Into the ledger, and then to LangSmith."""
+        await self.ledger.afeedback(run_id, score, key=key, tenant=self._tenant, comment=comment)
+        trace_id = await self._trace_of(run_id)
+        await asyncio.to_thread(self.tracing.feedback, run_id, trace_id, key, score, comment)
+
+    async def share_link(self, run_id: str) -> str:
+        """A public address of the run's trace."""
+        return await self.tracing.share_link(run_id, await self._trace_of(run_id) or run_id)
+
+    async def close(self) -> None:
+        """Write and send what is buffered."""
+        try:
+            await self.ledger.aclose()
+        finally:
+            self.tracing.close()  # in no thread of a pool: there is none any more while the interpreter ends
+            if self._call_log is not None:
+                self._call_log.close()
+
+    async def _trace_of(self, run_id: str) -> str | None:
+        await self.ledger.aflush()
+        rows = await records_of(await self.ledger.sql(), "trace_id", run_id)
+        return rows[0][0] if rows else None
+
+    def _watch(self, bus: Bus, handler: OpsCallbackHandler) -> None:
+        watch, ledger = self.metrics.watch, self.ledger
+        watch("llmops_open_runs", "Runs that have started and not ended.", lambda: handler.open_runs)
+        watch("llmops_ledger_buffered_rows", "Records that wait to be written.", lambda: ledger.buffered)
+        watch("llmops_ledger_dropped_rows", "Records that the ledger lost.", lambda: ledger.dropped, counter=True)
+        watch("llmops_ledger_failures", "Writes of the ledger that failed.", lambda: ledger.failures, counter=True)
+        watch(
+            "llmops_reader_failures",
+            "Events that a reader failed on.",
+            lambda: bus.failures,
+            label="reader",
+            counter=True,
+        )
+        log = self._call_log
+        if log is not None:
+            watch("llmops_log_dropped_lines", "Log lines that were dropped.", lambda: log.failures, counter=True)
+
+
+def _opentelemetry() -> Any:
+    from langchain_llmops.telemetry.otel import OpenTelemetryReader  # noqa: PLC0415 - an extra
+
+    return OpenTelemetryReader()
