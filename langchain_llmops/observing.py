@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+import logging
+import re
+from typing import TYPE_CHECKING, Any, Final
 
 from langchain_llmops.ledger.tree import records_of
 from langchain_llmops.parts import build_ledger
@@ -22,6 +24,11 @@ if TYPE_CHECKING:
     from langchain_llmops.telemetry.handler import OpsCallbackHandler
 
 __all__ = ["Observers"]
+
+_log = logging.getLogger(__name__)
+
+# LangChain gives an answer its run's id, dressed
+MESSAGE_ID: Final = re.compile(r"(?:lc_run--|run--?)([0-9a-f-]{36})(?:-\d+)?")
 
 
 class Observers:
@@ -54,32 +61,41 @@ class Observers:
             bus.subscribe(_opentelemetry())
         self._watch(bus, handler)
 
-    async def feedback(self, run_id: str, score: float, key: str, comment: str | None) -> None:
+    async def feedback(self, wanted: str, score: float, key: str, comment: str | None) -> None:
         """Into the ledger, and then to LangSmith."""
+        run_id, trace_id = await self._find(wanted)
+        if trace_id is None:
+            _log.warning("feedback on %r, which the ledger does not know (yet): it is kept under that id", wanted)
         await self.ledger.afeedback(run_id, score, key=key, tenant=self._tenant, comment=comment)
-        trace_id = await self._trace_of(run_id)
         await asyncio.to_thread(self.tracing.feedback, run_id, trace_id, key, score, comment)
 
-    async def share_link(self, run_id: str) -> str:
+    async def share_link(self, wanted: str) -> str:
         """A public address of the run's trace."""
-        return await self.tracing.share_link(run_id, await self._trace_of(run_id) or run_id)
+        run_id, trace_id = await self._find(wanted)
+        return await self.tracing.share_link(run_id, trace_id or run_id)
 
     async def close(self) -> None:
         """Write and send what is buffered."""
         try:
             await self.ledger.aclose()
         finally:
+            self.metrics.refresh()
             self.tracing.close()  # in no thread of a pool: there is none any more while the interpreter ends
             if self._call_log is not None:
                 self._call_log.close()
 
-    async def _trace_of(self, run_id: str) -> str | None:
+    async def _find(self, wanted: str) -> tuple[str, str | None]:
+        """Run and trace of a run id, of an answer's message id, or of a request or trace (then its root run)."""
+        named = MESSAGE_ID.fullmatch(wanted) if isinstance(wanted, str) else None
+        wanted = named[1] if named else wanted
         await self.ledger.aflush()
-        rows = await records_of(await self.ledger.sql(), "trace_id", run_id)
-        return rows[0][0] if rows else None
+        rows = await records_of(await self.ledger.sql(), "run_id, trace_id, parent_run_id", wanted)
+        own = [row for row in rows if row[0] == wanted] or [row for row in rows if row[2] is None] or rows
+        return (own[0][0], own[0][1]) if own else (wanted, None)
 
     def _watch(self, bus: Bus, handler: OpsCallbackHandler) -> None:
         watch, ledger = self.metrics.watch, self.ledger
+        watch("llmops_bare_records", "Records made without figures.", lambda: handler.failures, counter=True)
         watch("llmops_open_runs", "Runs that have started and not ended.", lambda: handler.open_runs)
         watch("llmops_ledger_buffered_rows", "Records that wait to be written.", lambda: ledger.buffered)
         watch("llmops_ledger_dropped_rows", "Records that the ledger lost.", lambda: ledger.dropped, counter=True)

@@ -17,7 +17,7 @@ from langchain_core.runnables import Runnable
 from langchain_llmops.core.concurrency import DOOR, run_sync
 from langchain_llmops.core.context import run_config
 from langchain_llmops.core.delegate import describe
-from langchain_llmops.core.errors import LLMOpsError
+from langchain_llmops.core.errors import ConfigurationError, LLMOpsError
 from langchain_llmops.core.events import Bus
 from langchain_llmops.core.pricing import PriceBook
 from langchain_llmops.core.settings import Settings
@@ -110,11 +110,15 @@ class LLMOps:
         self._allowed_types = tuple(allowed_types)
         self.started_at = time.time()
         self.handler = OpsCallbackHandler(
-            self.bus, prices=self.prices, counter=self.token_counter, keep_content=self.settings.log_content
+            self.bus,
+            prices=self.prices,
+            counter=self.token_counter,
+            keep_content=self.settings.log_content,
+            tenant=self.settings.tenant,
         )
         self._observers = Observers(self.settings, self.bus, self.handler, registry=registry, redact=redact_log)
         self._baseline: tuple[str | None, str | None] = (None, None)
-        self._installation = Installation(self.handler)
+        self._installation = Installation(self.handler, self._observers.tracing.active)
         self._closed = False
         self._lock = threading.RLock()
         atexit.register(self._at_exit)
@@ -122,7 +126,10 @@ class LLMOps:
     @classmethod
     def from_env(cls) -> LLMOps:
         """The suite as the `LLMOPS_*` variables say."""
-        return cls(Settings())
+        settings = Settings()
+        for name in settings.misspelt_variables():
+            _log.warning("%s is set, and nothing reads it; `llmops settings` lists the variables", name)
+        return cls(settings)
 
     # what the user attaches
 
@@ -137,13 +144,16 @@ class LLMOps:
         **metadata: Any,
     ) -> RunnableConfig:
         """A `RunnableConfig` for one request: identity on every run, thread, callbacks (`core.context.run_config`)."""
+        if isinstance(tags, str):
+            raise ConfigurationError(f"tags must be a list of texts, not the text {tags!r}")
         who = Identity(tenant=self.settings.tenant, user=user_id, session=session_id, request=request_id)
         return run_config(who, thread_id=thread_id, tags=tags, metadata=metadata, callbacks=self.callbacks)
 
     @property
     def callbacks(self) -> list[BaseCallbackHandler]:
         """The handler and, when LangSmith tracing is on, our tracer."""
-        return [self.handler, *self._observers.tracing.callbacks]
+        tracer = self._observers.tracing.active()
+        return [self.handler] if tracer is None else [self.handler, tracer]
 
     @property
     def registry(self) -> CollectorRegistry:
@@ -208,7 +218,13 @@ class LLMOps:
         """Embeddings whose calls are priced and recorded as well; `options` as in `ObservedEmbeddings`."""
         place_of = self.handler.place_of
         return ObservedEmbeddings(
-            embeddings, self.bus, prices=self.prices, counter=self.token_counter, place_of=place_of, **options
+            embeddings,
+            self.bus,
+            prices=self.prices,
+            counter=self.token_counter,
+            tenant=self.settings.tenant,
+            place_of=place_of,
+            **options,
         )
 
     def middleware(self) -> list[AgentMiddleware[Any, Any]]:
@@ -223,7 +239,8 @@ class LLMOps:
         if not isinstance(runnable, Runnable):
             raise TypeError(f"attach() takes a model, a chain or a graph, not {type(runnable).__name__}")
         if isinstance(runnable, BaseChatModel):
-            present = runnable.callbacks if isinstance(runnable.callbacks, list) else []
+            own = runnable.callbacks
+            present = own if isinstance(own, list) else own.handlers if own is not None else []
             added = [callback for callback in self.callbacks if callback not in present]
             return runnable.model_copy(update={"callbacks": [*present, *added]})
         manager = CallbackManager(handlers=self.callbacks, inheritable_handlers=self.callbacks)
@@ -244,13 +261,16 @@ class LLMOps:
     # what the user reports
 
     def feedback(self, run_id: str, score: float, *, key: str = "user_score", comment: str | None = None) -> None:
-        """What somebody thought of a run (`record.run_id`, or LangSmith's run id): into the ledger, and LangSmith."""
+        """What somebody thought of an answer: into the ledger, and to LangSmith.
+
+        `run_id` may be a run's, trace's or request's id (`config["metadata"]["request_id"]`), or an answer's `.id`.
+        """
         run_sync(self._observers.feedback(run_id, score, key, comment))
 
     async def afeedback(
         self, run_id: str, score: float, *, key: str = "user_score", comment: str | None = None
     ) -> None:
-        """What somebody thought of a run (`record.run_id`, or LangSmith's run id): into the ledger, and LangSmith."""
+        """The same for async callers."""
         await DOOR.cross(self._observers.feedback(run_id, score, key, comment))
 
     def outcome(self, session_id: str, ok: bool, *, comment: str | None = None) -> None:  # noqa: FBT001
@@ -258,7 +278,7 @@ class LLMOps:
         run_sync(self.ledger.aoutcome(session_id, ok, comment=comment))
 
     async def aoutcome(self, session_id: str, ok: bool, *, comment: str | None = None) -> None:  # noqa: FBT001
-        """Whether a conversation reached what it was for, as the application knows it; the latest word counts."""
+        """The same for async callers."""
         await DOOR.cross(self.ledger.aoutcome(session_id, ok, comment=comment))
 
     def erase_user(self, user_id: str) -> dict[str, int]:
@@ -334,7 +354,12 @@ class LLMOps:
         start = self.started_at if since is None else since
         model, provider = self._baseline
         figures = Figures(
-            await self.ledger.sql(), self.prices, since=start, baseline_model=model, baseline_provider=provider
+            await self.ledger.sql(),
+            self.prices,
+            since=start,
+            baseline_model=model,
+            baseline_provider=provider,
+            tenant=self.settings.tenant,
         )
         collected = await figures.collect()
         if "checkpointer" in self.__dict__:

@@ -16,8 +16,6 @@ from langchain_llmops.telemetry.anonymize import Anonymizer
 from langchain_llmops.telemetry.tracer import OpsTracer, RecentRecords
 
 if TYPE_CHECKING:
-    from langchain_core.callbacks import BaseCallbackHandler
-
     from langchain_llmops.core.events import Bus
     from langchain_llmops.core.settings import Settings
     from langchain_llmops.telemetry.handler import OpsCallbackHandler
@@ -40,10 +38,9 @@ class Tracing:
         self._handler = handler
         self._bus = bus
 
-    @property
-    def callbacks(self) -> list[BaseCallbackHandler]:
-        """The tracer, or nothing."""
-        return [self.tracer] if tracing_is_enabled() else []
+    def active(self) -> OpsTracer | None:
+        """The tracer; None while tracing is off."""
+        return self.tracer if tracing_is_enabled() else None
 
     @cached_property
     def client(self) -> Client:
@@ -63,13 +60,15 @@ class Tracing:
             tags=[f"retention:{retention}"] if retention else [],
             handler=self._handler,
             records=records,
-            mask=self._anonymizer.text if self._settings.trace_anonymize else None,
+            mask=self._anonymizer if self._settings.trace_anonymize else None,
         )
 
     def feedback(self, run_id: str, trace_id: str | None, key: str, score: float, comment: str | None) -> None:
         """Tell LangSmith too; when it cannot be reached that is logged, as the ledger has the feedback already."""
         if not tracing_is_enabled():
             return
+        if comment is not None and self._settings.trace_anonymize:
+            comment = self._anonymizer.text(comment)
         try:
             self.client.create_feedback(
                 run_id, key, score=score, comment=comment, trace_id=trace_id, session_id=self._project_id

@@ -93,6 +93,7 @@ LAZY_STEPS = {("stores.base", "stores.open")}
 ENVIRONMENT: dict[str, set[str] | None] = {
     "core/settings.py": None,
     "core/tokens.py": {"TIKTOKEN_CACHE_DIR"},
+    "cli/tables.py": {"COLUMNS"},
     "demo/run.py": {"OPENAI_API_KEY"},
 }
 

@@ -17,7 +17,7 @@ from langchain_llmops.cache.fingerprint import Uncacheable, fingerprint, scope_o
 from langchain_llmops.core.concurrency import drive, run_sync
 from langchain_llmops.core.context import current_identity
 from langchain_llmops.core.envelope import Envelope
-from langchain_llmops.core.errors import EnvelopeError, LLMOpsError
+from langchain_llmops.core.errors import ConfigurationError, EnvelopeError, LLMOpsError
 from langchain_llmops.core.events import Bus, CacheLooked
 from langchain_llmops.stores.base import open_store
 
@@ -37,6 +37,7 @@ _log = logging.getLogger(__name__)
 
 PREFIX: Final = "llmops:cache:1:"
 PAUSE_AFTER_ERROR_S: Final = 5.0
+SCOPES: Final = ("shared", "user", "session")
 # what providers say of an answer that is whole: OpenAI, Anthropic, Gemini, Bedrock, OpenAI Responses
 GOOD_ENDS: Final = frozenset(
     {"stop", "tool_calls", "function_call", "end_turn", "stop_sequence", "tool_use", "pause_turn", "completed"}
@@ -74,6 +75,8 @@ class TieredCache(BaseCache):
         bus: Bus | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        if scope not in SCOPES:
+            raise ConfigurationError(f"scope must be one of {', '.join(SCOPES)}, not {scope!r}")
         self._stores = [opened for opened in (store, blocking_store) if opened is not None]
         self._l2 = store.kv if store is not None else None
         self._blocking_l2 = blocking_store.kv if blocking_store is not None else None

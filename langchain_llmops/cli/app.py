@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
-from typing import Any, Final, NoReturn
+from typing import Annotated, Any, Final, NoReturn
 
 import typer
 from rich.console import Console
 
+from langchain_llmops._version import __version__
+from langchain_llmops.cli.signals import end_on_sigterm
 from langchain_llmops.core.errors import LLMOpsError
 from langchain_llmops.core.redaction import redact
 
@@ -27,9 +29,25 @@ app = typer.Typer(
 )
 
 
+def _say_version(asked: bool) -> None:
+    if asked:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _llmops(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_say_version, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    pass
+
+
 def main() -> None:
     """The console script: errors of ours are one line on stderr and exit code 2."""
     try:
+        end_on_sigterm()
         _run()
     except KeyboardInterrupt:  # also while the commands are still being imported
         _end("interrupted", INTERRUPTED)
@@ -54,7 +72,10 @@ def _run() -> None:
     except (LLMOpsError, SimulatorError) as error:
         _end(redact(_one_line(str(error))), BAD_INPUT)
     except USAGE_ERROR as error:
-        _end(_one_line(error.format_message()) + " (see llmops --help)", BAD_INPUT)
+        said = _one_line(error.format_message())
+        _end(f"{said} (see llmops --help)", BAD_INPUT) if said else sys.exit(BAD_INPUT)
+    except OSError as error:  # of stdout, as every file of ours has an error of its own
+        _end(f"cannot write the output: {error.strerror or type(error).__name__}", BAD_INPUT)
     except typer.Abort:
         _end("interrupted", INTERRUPTED)
     sys.exit(code or 0)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import re
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from langchain_llmops.cli.reports import TOP, calls_sheet, conversations_sheet
+from langchain_llmops.cli.reports import MOST_ROWS, TOP, calls_sheet, conversations_sheet
 from langchain_llmops.cli.scope import Scope, scoped
 from langchain_llmops.cli.tables import Column, Sheet, count, emit, usd
 from langchain_llmops.core.errors import ConfigurationError
@@ -47,7 +48,9 @@ def cost(
     models: Annotated[str | None, typer.Option(help="With --project: models to compare with, a,b,c.")] = None,
     per_success: Annotated[bool, typer.Option("--per-success", help="By successful conversation.")] = False,
     threshold: Annotated[float, typer.Option(help="With --per-success: the least feedback that is good.")] = 0.5,
-    limit: Annotated[int, typer.Option(min=1, help="Rows at most: the dearest, or the latest days.")] = 50,
+    limit: Annotated[
+        int, typer.Option(min=1, max=MOST_ROWS, help="Rows at most: the dearest, or the latest days.")
+    ] = 50,
 ) -> None:
     """What was spent, by whom and on what; what it will cost; what a success costs.
 
@@ -55,6 +58,8 @@ def cost(
     """
     if sum((by is not None, project is not None, per_success)) > 1:
         raise ConfigurationError("give one of --by, --project and --per-success")
+    if not math.isfinite(threshold):
+        raise ConfigurationError("--threshold must be a finite number")
     if project is not None:
         _project(scope, *_rate(project), _models(models))
     elif per_success:
@@ -99,6 +104,8 @@ def _by(scope: Scope, by: Dimension, limit: int, *, overview: bool) -> None:
 
 def _spend_row(by: str, spend: Spend) -> dict[str, Any]:
     row = asdict(spend)
+    if spend.unpriced_calls and not spend.cost_usd:  # nobody knows, which is not nothing
+        row["cost_usd"] = None
     return {by: row.pop("key"), **row}
 
 
@@ -114,7 +121,8 @@ def _spend_notes(by: str, total: Spend) -> list[str]:
 
 
 def _per_success(scope: Scope, threshold: float) -> None:
-    found = scope.read(lambda sql: cost_per_success(sql, scope.chosen, threshold=threshold))
+    chosen = replace(scope.chosen, replays=False)
+    found = scope.read(lambda sql: cost_per_success(sql, chosen, threshold=threshold))
     row = {**asdict(found), "per_success_usd": found.per_success_usd}
     columns = {
         "successful": Column("successful", count),
@@ -154,7 +162,8 @@ def _project(scope: Scope, rate: float, per: str, models: list[str]) -> None:
     prices = PriceBook.from_file(scope.settings.prices_file)
 
     async def query(sql: Sql) -> tuple[Sample, list[Alternative]]:
-        return await cost_sample(sql, scope.chosen), await alternatives(sql, scope.chosen, prices, models)
+        chosen = replace(scope.chosen, replays=False)
+        return await cost_sample(sql, chosen), await alternatives(sql, chosen, prices, models)
 
     sample, others = scope.read(query)
     facts = {"conversations": rate, "per": per, "sample": asdict(sample), "confidence": 0.95}

@@ -7,7 +7,7 @@ import time
 from dataclasses import asdict, dataclass, replace
 from decimal import Decimal
 from pathlib import Path  # noqa: TC003 - typer reads it from the signature
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any
 from uuid import uuid4
 
 import typer
@@ -19,7 +19,7 @@ from langchain_llmops.core.errors import ConfigurationError
 from langchain_llmops.core.events import CallFinished, Event
 from langchain_llmops.core.redaction import redact
 from langchain_llmops.ledger.calls import CALL, Call, read_call
-from langchain_llmops.ledger.filters import Filter
+from langchain_llmops.ledger.filters import REPLAY_TAG, Filter
 from langchain_llmops.ledger.tree import records_of
 
 if TYPE_CHECKING:
@@ -31,9 +31,7 @@ if TYPE_CHECKING:
     from langchain_llmops.core.types import CallRecord
     from langchain_llmops.stores.base import Row
 
-__all__ = ["REPLAY_TAG", "replay"]
-
-REPLAY_TAG: Final = "llmops:replay"
+__all__ = ["replay"]
 
 
 @dataclass(frozen=True)
@@ -62,7 +60,9 @@ class _Side:
 def replay(
     wanted: Annotated[str, typer.Argument(metavar="ID", help="A trace, request or run id.")],
     *,
-    model: Annotated[str, typer.Option(help="Model to ask now, like openai:gpt-4o-mini.")],
+    model: Annotated[
+        str | None, typer.Option(help="Model to ask now, like openai:gpt-4o-mini; the recorded one when not given.")
+    ] = None,
     prompt: Annotated[Path | None, typer.Option(help="File with another system prompt.")] = None,
     base_url: Annotated[str | None, typer.Option(help="The provider's address, where it is not the usual one.")] = None,
     state: Annotated[Path | None, typer.Option(help="The folder with ledger.db (LLMOPS_STATE_DIR).")] = None,
@@ -74,6 +74,10 @@ def replay(
     Every call gets the recorded messages, also those that earlier calls answered. The calls are recorded too, in a
     session of their own and tagged llmops:replay. Example: llmops replay 1f0c2d4e-… --model openai:gpt-4o-mini
     """
+    if model is None and prompt is None:
+        raise ConfigurationError(
+            "give --model, --prompt FILE, or both: something must differ from the recorded request"
+        )
     system = None if prompt is None else _prompt(prompt)
     scope = Scope(settings_for(state, postgres, cache=False), Filter(), "json" if as_json else "table", time.time())
     rows = scope.read(lambda sql: records_of(sql, f"content, {CALL}", wanted))
@@ -147,7 +151,7 @@ def _with_prompt(one: _Recorded, system: str | None) -> _Recorded:
 # asking again
 
 
-def _asked_again(scope: Scope, recorded: Sequence[_Recorded], name: str, options: dict[str, Any]) -> list[_Side]:
+def _asked_again(scope: Scope, recorded: Sequence[_Recorded], name: str | None, options: dict[str, Any]) -> list[_Side]:
     from langchain_llmops.stack import LLMOps  # noqa: PLC0415 - imports LangChain's agents; wrong input never needs it
 
     seen: list[CallRecord] = []
@@ -158,9 +162,10 @@ def _asked_again(scope: Scope, recorded: Sequence[_Recorded], name: str, options
 
     with LLMOps(scope.settings) as ops:
         ops.bus.subscribe(keep)
-        asked = ops.fallback(name, **options)
+        names = [name or str(one.call.model) for one in recorded]
+        asked = {one: ops.fallback(one, **options) for one in dict.fromkeys(names)}
         config = ops.config(session_id=f"replay-{uuid4()}", tags=[REPLAY_TAG])
-        return [_asked(one, asked, config, seen) for one in recorded]
+        return [_asked(one, asked[which], config, seen) for one, which in zip(recorded, names, strict=True)]
 
 
 def _asked(one: _Recorded, model: BaseChatModel, config: RunnableConfig, seen: list[CallRecord]) -> _Side:

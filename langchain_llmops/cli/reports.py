@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["TOP", "calls_sheet", "conversations_sheet", "errors", "latency", "logs", "trace"]
 
 TOP: Final = 5
+MOST_ROWS: Final = 1_000_000
 
 
 @scoped
@@ -77,7 +78,7 @@ def logs(
     scope: Scope,
     *,
     slower_than: Annotated[str | None, typer.Option(help="Only calls that took as long: 2s, 500ms.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="Rows at most.")] = 50,
+    limit: Annotated[int, typer.Option(min=1, max=MOST_ROWS, help="Rows at most.")] = 50,
 ) -> None:
     """Calls that match, newest first.
 

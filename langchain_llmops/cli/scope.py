@@ -6,7 +6,7 @@ import inspect
 import re
 import time
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 from urllib.parse import quote
@@ -31,6 +31,7 @@ __all__ = ["Scope", "duration_s", "open_ledger", "parse_moment", "scoped", "sett
 
 T = TypeVar("T")
 
+LONGEST_S: Final = 1e11  # some 3,000 years
 UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 LENGTH: Final = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)\s*(ms|s|m|h|d|w)")
 TABLES: Final = {
@@ -141,7 +142,7 @@ def duration_s(words: str, option: str) -> float:
     length = LENGTH.fullmatch(words.strip())
     if length is None:
         raise ConfigurationError(f"{option} takes a length like 2s, 500ms or 1m, not {words!r}")
-    return timedelta(seconds=float(length[1]) * UNITS[length[2]]).total_seconds()
+    return min(float(length[1]) * UNITS[length[2]], LONGEST_S)
 
 
 def _scope(

@@ -1,15 +1,12 @@
 """`llmops simulate` and `llmops record`: a provider without a key, and a recording of one with a key."""
 
 import json
-import signal
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from langchain_llmops.cli.signals import until_signalled
 from langchain_llmops.core.tokens import default_token_counter
 from langchain_llmops.simulator import (
     Behaviour,
@@ -25,8 +22,6 @@ from langchain_llmops.simulator import (
 from langchain_llmops.simulator.types import DEFAULT_MODELS
 
 __all__ = ["record", "simulate"]
-
-LOOK_EVERY_S = 0.5
 
 
 def simulate(
@@ -55,7 +50,7 @@ def simulate(
         seed=seed,
         models=model or DEFAULT_MODELS,
     ) as simulator:
-        _until_signalled(simulator.base_url)
+        until_signalled(lambda: typer.echo(f"listening on {simulator.base_url}"))
     typer.echo(json.dumps(simulator.stats.as_dict()))
 
 
@@ -68,7 +63,7 @@ def record(
 ) -> None:
     """Pass requests on to a provider and record its conversations for `simulate --replay`, until Ctrl-C."""
     with recording(file, upstream, host=host, port=port) as recorder:
-        _until_signalled(f"{recorder.url}/v1")
+        until_signalled(lambda: typer.echo(f"listening on {recorder.url}/v1"))
     typer.echo(f"{recorder.conversations} conversations in {file}")
 
 
@@ -89,22 +84,3 @@ def _plan(rate: float, kinds: list[str], seed: int) -> FaultPlan:
         except ValueError as error:
             raise SimulatorError(f"--fault takes KIND=RATE like rate_limit=0.1, not {text!r}") from error
     return FaultPlan(rates=rates, seed=seed)
-
-
-def _until_signalled(base_url: str) -> None:
-    """Say where we listen, once a signal would be heeded, and wait for one."""
-    with _signals() as stop:
-        typer.echo(f"listening on {base_url}")
-        while not stop.wait(LOOK_EVERY_S):  # a bounded wait: an endless one would not see Ctrl-C on Windows
-            pass
-
-
-@contextmanager
-def _signals() -> Iterator[threading.Event]:
-    stop = threading.Event()
-    before = {name: signal.signal(name, lambda *_: stop.set()) for name in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for name, handler in before.items():
-            signal.signal(name, handler)

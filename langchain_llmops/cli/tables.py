@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["Column", "Form", "Sheet", "clock", "count", "emit", "seconds", "text", "usd", "utc"]
 
 Form = Literal["table", "json", "csv"]
+PIPED_WIDTH = 200
 CENT, DOLLAR, THOUSAND = Decimal("0.01"), 1, 1000
 
 
@@ -113,6 +115,8 @@ def _write_csv(sheet: Sheet) -> None:
 
 def _print(sheets: Sequence[Sheet], notes: Sequence[str]) -> None:
     console = Console(highlight=False, markup=False, emoji=False)
+    if not console.is_terminal and os.environ.get("COLUMNS") is None:
+        console = Console(highlight=False, markup=False, emoji=False, width=PIPED_WIDTH)  # ids stay whole for grep
     for sheet in sheets:
         if sheet.rows:
             console.print(_table(sheet))

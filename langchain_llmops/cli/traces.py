@@ -2,10 +2,11 @@
 
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import quote
 
 import typer
 
-from langchain_llmops.cli.simulate import LOOK_EVERY_S, _signals
+from langchain_llmops.cli.signals import until_signalled
 from langchain_llmops.core.errors import MissingExtraError
 from langchain_llmops.core.settings import Settings
 
@@ -34,10 +35,8 @@ def traces(
     except ImportError as error:
         raise MissingExtraError("llmops traces", "serve") from error
     url, setting, place = _database(settings)
-    with running(url, setting=setting, host=host, port=port) as recorder, _signals() as stop:
-        typer.echo(SAID.format(url=recorder.url, place=place))
-        while not stop.wait(LOOK_EVERY_S):  # a bounded wait: an endless one would not see Ctrl-C on Windows
-            pass
+    with running(url, setting=setting, host=host, port=port) as recorder:
+        until_signalled(lambda: typer.echo(SAID.format(url=recorder.url, place=place)))
 
 
 def _database(settings: Settings) -> tuple[str, str, str]:
@@ -45,4 +44,4 @@ def _database(settings: Settings) -> tuple[str, str, str]:
     if settings.postgres_url is not None:
         return settings.postgres_url.get_secret_value(), "LLMOPS_POSTGRES_URL", "PostgreSQL, LLMOPS_POSTGRES_URL"
     file = settings.state_dir.absolute() / "traces.db"
-    return f"sqlite:///{file}", "LLMOPS_STATE_DIR", str(file)
+    return f"sqlite:///{quote(str(file))}", "LLMOPS_STATE_DIR", str(file)

@@ -25,6 +25,7 @@ __all__ = [
     "current_identity",
     "identity_from",
     "run_config",
+    "text_from",
 ]
 
 ROUTE: Final = "llmops_route"
@@ -58,15 +59,25 @@ def current_identity() -> Identity | None:
     return None if metadata is None else identity_from(metadata)
 
 
-def identity_from(metadata: Mapping[str, Any] | None) -> Identity:
-    """Read the identity a run's metadata names; `thread_id` stands in for a missing session."""
-    if not metadata:
-        return Identity()
-    get = metadata.get
-    found = {name: value if type(value) is str else str(value) for name, key in _NAMES if (value := get(key))}
+def identity_from(metadata: Mapping[str, Any] | None, tenant: str | None = None) -> Identity:
+    """Read the identity a run's metadata names; `thread_id` stands in for a missing session, `tenant` for a tenant."""
+    get = (metadata or {}).get
+    found = {name: text_from(value) for name, key in _NAMES if (value := get(key))}
     if "session" not in found and (thread := get("thread_id")):
-        found["session"] = str(thread)
+        found["session"] = text_from(thread)
+    if tenant is not None:
+        found.setdefault("tenant", tenant)
     return Identity.of(found)
+
+
+def text_from(value: object) -> str:
+    """What somebody put into metadata as text, whatever it is."""
+    if type(value) is str:
+        return value
+    try:
+        return str(value)
+    except Exception:  # noqa: BLE001 - the class is a stranger's
+        return f"<{type(value).__name__}>"
 
 
 def run_config(

@@ -7,6 +7,8 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from langchain_llmops.core.redaction import redact
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -93,11 +95,12 @@ class Bus:
         for subscriber in self._subscribers:
             try:
                 subscriber(event)
-            except Exception:  # noqa: BLE001 - an observer must not break the observed call
-                self._count(subscriber)
+            except Exception as error:  # noqa: BLE001 - an observer must not break the observed call
+                self._count(subscriber, error)
 
-    def _count(self, subscriber: Callable[[Event], None]) -> None:
+    def _count(self, subscriber: Callable[[Event], None], error: Exception) -> None:
         name = getattr(subscriber, "__qualname__", type(subscriber).__qualname__)
         self.failures[name] += 1
         if self.failures[name] == 1:
-            _log.exception("a reader of events failed and is only counted from now on: %s", name)
+            what = redact(" ".join(f"{type(error).__name__}: {error}".split()))
+            _log.error("a reader of events failed and is only counted from now on: %s (%s)", name, what)

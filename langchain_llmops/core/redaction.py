@@ -5,20 +5,26 @@ from __future__ import annotations
 import re
 from urllib.parse import urlsplit
 
-__all__ = ["redact", "redact_url"]
+__all__ = ["STARTS", "redact", "redact_url"]
 
 _WORD = re.compile(r"\S+")
-_KEY_VALUE = re.compile(
-    r"(?i)(?<![\w-])([\w-]*(?:password|passwd|secret|token|api[_-]?key|access[_-]?key|account[_-]?key))=[^&\s'\"]+"
-)
+_NAMED = r"(?i)(?<![\w-])([\w-]*(?:password|passwd|secret|token|api[_-]?key|access[_-]?key|account[_-]?key))"
+_KEY_VALUE = re.compile(_NAMED + r"=[^&\s'\"<>\\]+")
+_KEY_COLON_VALUE = re.compile(_NAMED + r"([\"']?:[ \t]{0,4}[\"']?)[^\s'\",;<>\\}\]]{4,}")
+_BEARER = re.compile(r"(?i)\b(bearer )[A-Za-z0-9._~+/=-]{8,}")
+# how well-known secrets begin: GitHub, GitLab, Slack, AWS, Google, JSON web tokens
+STARTS = ("ghp_", "gho_", "ghs_", "ghu_", "github_pat_", "glpat-", "xoxb-", "xoxp-", "AKIA", "ASIA", "AIza", "eyJ")
+_STARTS = re.compile(rf"\b({'|'.join(STARTS)})[A-Za-z0-9_.-]{{12,}}")
 _API_KEY = re.compile(r"\b(sk|lsv2|pk|rk)[-_][A-Za-z0-9_\-]{8,}")
 
 
 def redact(text: str) -> str:
-    """The text with URL credentials, `password=…` pairs and provider keys masked."""
+    """The text with URL credentials, `password=…` and `"password": "…"` pairs, bearer tokens and known keys masked."""
     if "://" in text:
         text = _WORD.sub(_without_userinfo, text)
     text = _KEY_VALUE.sub(r"\1=***", text)
+    text = _KEY_COLON_VALUE.sub(r"\1\2***", text)
+    text = _STARTS.sub(r"\1***", _BEARER.sub(r"\1***", text))
     return _API_KEY.sub(r"\1-***", text)
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from platformdirs import user_data_path
 from pydantic import Field, SecretStr, ValidationError
@@ -12,10 +13,14 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from langchain_llmops.core.errors import ConfigurationError
 from langchain_llmops.core.redaction import redact
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 __all__ = ["CacheScope", "Settings"]
 
 CacheScope = Literal["shared", "user", "session"]
 PREFIX = "LLMOPS_"
+TESTS = "LLMOPS_TEST_"
 
 
 class Settings(BaseSettings):
@@ -84,10 +89,22 @@ class Settings(BaseSettings):
     store_timeout_s: float = Field(5.0, gt=0, description="Timeout of one operation on Redis, PostgreSQL or objects.")
 
     def __init__(self, **values: Any) -> None:
+        unknown = sorted(name for name in values if name not in type(self).model_fields and not name.startswith("_"))
+        if unknown:
+            raise ConfigurationError(f"Settings has no {', '.join(unknown)}; `llmops settings` lists what can be set")
         try:
             super().__init__(**values)
         except ValidationError as error:
             raise ConfigurationError(_one_line(error)) from None
+
+    def misspelt_variables(self, environment: Mapping[str, str] = os.environ) -> list[str]:
+        """`LLMOPS_*` variables that nothing reads."""
+        known = {PREFIX + name.upper() for name in type(self).model_fields}
+        return sorted(
+            name
+            for name in environment
+            if name.upper().startswith(PREFIX) and not name.upper().startswith(TESTS) and name.upper() not in known
+        )
 
     @classmethod
     def table(cls) -> list[tuple[str, str, str]]:

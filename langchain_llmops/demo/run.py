@@ -151,10 +151,11 @@ def _provider_side(simulator: RunningSimulator, extra: dict[str, Any]) -> dict[s
 
 @contextmanager
 def _interruptible(runner: TrafficRunner) -> Iterator[None]:
-    """Ctrl-C ends the run between turns."""
+    """Ctrl-C and SIGTERM end the run between turns."""
     loop = asyncio.get_running_loop()
     try:
-        loop.add_signal_handler(signal.SIGINT, runner.stop)
+        for name in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(name, runner.stop)
     except (NotImplementedError, RuntimeError, ValueError):
         # not the main thread, or a platform without signal handlers: Ctrl-C then raises KeyboardInterrupt as usual
         yield
@@ -162,4 +163,5 @@ def _interruptible(runner: TrafficRunner) -> Iterator[None]:
     try:
         yield
     finally:
-        loop.remove_signal_handler(signal.SIGINT)
+        for name in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(name)

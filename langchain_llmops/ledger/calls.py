@@ -101,7 +101,8 @@ async def conversations(
     rows = await sql.fetch(
         f"SELECT session_id, COUNT(*) FILTER (WHERE {turns}), SUM(latency_s) FILTER (WHERE {turns}),"  # noqa: S608
         f" COUNT(*) FILTER (WHERE {answers}), SUM({COST}) FILTER (WHERE {answers}), COALESCE({ranked}, 0)"
-        f" FROM llmops_calls{where} GROUP BY session_id HAVING {ranked} > 0 ORDER BY 6 DESC, 1 LIMIT ?",
+        f" FROM llmops_calls{where} GROUP BY COALESCE(tenant, ''), session_id HAVING {ranked} > 0"
+        " ORDER BY 6 DESC, 1 LIMIT ?",
         (*parameters, limit),
     )
     return [Conversation(row[0], int(row[1]), float(row[2] or 0), int(row[3]), from_pico(row[4])) for row in rows]

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     from langchain_llmops.stores.base import Dialect
 
-__all__ = ["ANSWERED", "COST", "DAY", "FAILED", "PAID", "REQUEST", "UNPRICED", "Filter"]
+__all__ = ["ANSWERED", "COST", "DAY", "FAILED", "PAID", "REPLAY_TAG", "REQUEST", "UNPRICED", "Filter"]
 
 PAID: Final = "kind IN ('model', 'embedding')"
 ANSWERED: Final = "error_kind IS NULL"
@@ -18,6 +18,8 @@ FAILED: Final = "error_kind IS NOT NULL"
 # an answer from the cache is free: whether its model has a price shows in what it saved
 UNPRICED: Final = "(unpriced = 1 OR (cache_level IS NOT NULL AND saved_pico IS NULL))"
 COST: Final = "(COALESCE(input_pico, 0) + COALESCE(output_pico, 0) + COALESCE(fee_pico, 0))"
+REPLAY_TAG: Final = "llmops:replay"
+NOT_REPLAYED: Final = f"tags NOT LIKE '%\"{REPLAY_TAG}\"%'"
 REQUEST: Final = "COALESCE(request_id, trace_id)"
 # both count days since 1970-01-01 UTC; a CAST alone truncates in one dialect and rounds in the other
 DAY: Final[Mapping[Dialect, str]] = {
@@ -28,7 +30,10 @@ DAY: Final[Mapping[Dialect, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Calls that began in `since <= t < until` (Unix seconds) and are of this user, session, model and tenant."""
+    """Calls that began in `since <= t < until` (Unix seconds) and are of this user, session, model and tenant.
+
+    Without `replays`, what `llmops replay` asked is left out.
+    """
 
     since: float | None = None
     until: float | None = None
@@ -36,6 +41,7 @@ class Filter:
     session: str | None = None
     model: str | None = None
     tenant: str | None = None
+    replays: bool = True
 
     def where(self, *conditions: str) -> tuple[str, tuple[Any, ...]]:
         """A WHERE clause, with `conditions` of our own that take no parameters, and its parameters."""
@@ -48,4 +54,5 @@ class Filter:
             "tenant = ?": self.tenant,
         }
         given = {condition: value for condition, value in wanted.items() if value is not None}
-        return " WHERE " + " AND ".join((*given, *conditions, "1 = 1")), tuple(given.values())
+        own = () if self.replays else (NOT_REPLAYED,)
+        return " WHERE " + " AND ".join((*given, *own, *conditions, "1 = 1")), tuple(given.values())

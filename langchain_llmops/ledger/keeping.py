@@ -13,9 +13,13 @@ ROWS_PER_TRANSACTION: Final = 2000
 TABLES: Final = {"calls": "started_at", "events": "at", "feedback": "at", "outcomes": "at"}
 
 
-async def delete_older(sql: Sql, before: float) -> dict[str, int]:
-    """Remove what began before a Unix time; rows removed by table. Others can write in between."""
-    return {table: await _delete(sql, table, f"{when} < ?", (before,)) for table, when in TABLES.items()}
+async def delete_older(sql: Sql, before: float, tenant: str | None) -> dict[str, int]:
+    """Remove what began before a Unix time, of a tenant and of none (of all: None); rows removed by table.
+
+    Others can write in between.
+    """
+    whose, values = ("", ()) if tenant is None else (" AND (tenant = ? OR tenant IS NULL)", (tenant,))
+    return {table: await _delete(sql, table, f"{when} < ?{whose}", (before, *values)) for table, when in TABLES.items()}
 
 
 async def delete_user(sql: Sql, user: str, tenant: str | None) -> dict[str, int]:

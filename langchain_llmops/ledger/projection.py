@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Alternative", "Sample", "alternatives", "compared_models", "cost_sample", "student_quantile"]
 
-CONVERSATION: Final = "COALESCE(session_id, request_id, trace_id)"
+CONVERSATION: Final = "COALESCE(tenant, ''), COALESCE(session_id, request_id, trace_id)"
 # exact quantiles where the expansion below is not; index 0 is one degree of freedom
 FEW: Final = (12.706, 4.303, 3.182, 2.776)
 

@@ -39,10 +39,11 @@ class Figures:
         since: float,
         baseline_model: str | None,
         baseline_provider: str | None = None,
+        tenant: str | None = None,
     ) -> None:
         self._sql = sql
         self._prices = prices
-        self._chosen = Filter(since=since)
+        self._chosen = Filter(since=since, tenant=tenant)
         self._baseline_model = baseline_model
         self._baseline_provider = baseline_provider
 
@@ -184,8 +185,9 @@ class Figures:
                 errors[error][columns[kind]] += int(count)
                 errors[error]["cost_usd"] += float(from_pico(cost))
         for event, error, count in await self._sql.fetch(
-            "SELECT event, error_kind, COUNT(*) FROM llmops_events WHERE at >= ? GROUP BY event, error_kind",
-            (self._chosen.since,),
+            "SELECT event, error_kind, COUNT(*) FROM llmops_events WHERE at >= ? AND"
+            " COALESCE(tenant, '') = COALESCE(?, tenant, '') GROUP BY event, error_kind",
+            (self._chosen.since, self._chosen.tenant),
         ):
             errors[error][event] += int(count)
         return dict(errors)

@@ -26,11 +26,11 @@ REPORTED: Final = (
 )
 SCORED: Final = (
     "SELECT owner, session, MAX(CASE WHEN score >= ? THEN 1 ELSE 0 END) AS ok FROM ("
-    "SELECT run_id, score, ROW_NUMBER() OVER (PARTITION BY run_id, key ORDER BY at DESC, id DESC) AS place"
+    "SELECT run_id, tenant, score, ROW_NUMBER() OVER (PARTITION BY run_id, key ORDER BY at DESC, id DESC) AS place"
     " FROM llmops_feedback WHERE score IS NOT NULL) given"
     " JOIN (SELECT DISTINCT run_id AS run, COALESCE(tenant, '') AS owner, session_id AS session FROM llmops_calls"
     " WHERE session_id IS NOT NULL AND run_id IN (SELECT run_id FROM llmops_feedback)) runs ON runs.run = given.run_id"
-    " WHERE place = 1 GROUP BY owner, session"
+    " AND (given.tenant IS NULL OR given.tenant = runs.owner) WHERE place = 1 GROUP BY owner, session"
 )
 
 

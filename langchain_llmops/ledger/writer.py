@@ -138,11 +138,11 @@ class Ledger:
         return await DOOR.cross(self._erase_user(user_id, tenant))
 
     def retain(self, max_age_s: float) -> dict[str, int]:
-        """Remove everything that is older; rows removed by table."""
+        """Remove everything of this tenant that is older; rows removed by table."""
         return run_sync(self._retain(max_age_s))
 
     async def aretain(self, max_age_s: float) -> dict[str, int]:
-        """Remove everything that is older; rows removed by table."""
+        """Remove everything of this tenant that is older; rows removed by table."""
         return await DOOR.cross(self._retain(max_age_s))
 
     # life
@@ -183,13 +183,13 @@ class Ledger:
     async def _sweep(self) -> None:
         if self._retention_s is not None and self._timer() >= self._sweep_at:
             self._sweep_at = self._timer() + SWEEP_EVERY_S
-            await delete_older(await self.sql(), self._clock() - self._retention_s)
+            await delete_older(await self.sql(), self._clock() - self._retention_s, self._tenant)
 
     async def _retain(self, max_age_s: float) -> dict[str, int]:
         if not _is_number(max_age_s) or max_age_s < 0:
             raise ConfigurationError(f"max_age_s must be seconds, 0 or more, not {max_age_s!r}")
         await self._background.flush()
-        return await delete_older(await self.sql(), self._clock() - max_age_s)
+        return await delete_older(await self.sql(), self._clock() - max_age_s, self._tenant)
 
     async def _erase_user(self, user_id: str, tenant: str | None) -> dict[str, int]:
         user = _name("user_id", user_id)

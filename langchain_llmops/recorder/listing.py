@@ -41,6 +41,7 @@ SHOWN: Final = (
     "id", "trace_id", "parent_run_id", "dotted_order", "name", "run_type", "started_us", "ended_us", "total_tokens",
     "cost_pico", "tags", "attachments", "error", "inputs", "outputs", "extra",
 )  # fmt: skip
+LONGEST_TIME: Final = 18
 CUT: Final = frozenset(("error", "inputs", "outputs", "extra"))
 
 
@@ -172,6 +173,6 @@ def _page(rows: list[dict[str, Any]], *key: str) -> Page:
 
 def _key(after: str) -> list[Any]:
     started, _, rest = after.partition(".")
-    if not started.lstrip("-").isdigit():
+    if not started.lstrip("-").isdigit() or len(started) > LONGEST_TIME:
         raise ConfigurationError("this page address is damaged; go back to the first page")
     return [int(started), rest]

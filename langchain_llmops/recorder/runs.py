@@ -149,9 +149,11 @@ def microseconds(value: object, where: str) -> int | None:
         else:
             when = datetime.fromisoformat(str(value))
             when = when.replace(tzinfo=UTC) if when.tzinfo is None else when
-        return (when - EPOCH) // timedelta(microseconds=1)
+        found = (when - EPOCH) // timedelta(microseconds=1)
+        iso(found)  # what cannot be shown again must not get in
     except (ValueError, OverflowError) as error:
         raise RefusedRequestError(422, f"{where}: a time cannot be read; send ISO 8601") from error
+    return found
 
 
 def _count(value: object) -> int | None:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["TraceStore", "holes"]
 
 MOST_RUNS: Final = 100
+LONGEST_TIME: Final = 18
 # filters of `POST /runs/query` that are one comparison; a list asks for any of its values
 COMPARED: Final = {
     "id": "id",
@@ -177,7 +178,8 @@ def _conditions(body: Mapping[str, Any]) -> tuple[list[str], list[Any]]:
             where.append(f"{column} IN ({holes(wanted)})")
             values += [str(value) for value in wanted]
     if body.get("session"):
-        ids = [str(project) for project in body["session"]]
+        given = body["session"]
+        ids = [str(project) for project in (given if isinstance(given, list) else [given])]
         where.append(f"project IN (SELECT name FROM llmops_recorder_projects WHERE id IN ({holes(ids)}))")  # noqa: S608 - ours
         values += ids
     if body.get("start_time"):
@@ -193,7 +195,7 @@ def _limit(value: object) -> int:
 
 def _cursor(value: object) -> tuple[int, str]:
     started, _, run_id = str(value).partition(".")
-    if not started.lstrip("-").isdigit():
+    if not started.lstrip("-").isdigit() or len(started) > LONGEST_TIME:
         raise RefusedRequestError(422, "the cursor is not one that was given out here")
     return int(started), run_id
 

@@ -42,7 +42,7 @@ class Anonymizer:
         if isinstance(value, str):
             return self.text(value)
         if isinstance(value, dict):
-            return {key: self._named(key, item) for key, item in value.items()}
+            return {self(key): self._named(key, item) for key, item in value.items()}
         if isinstance(value, list | tuple):
             return type(value)(map(self, value)) if type(value) in (list, tuple) else [self(item) for item in value]
         return value

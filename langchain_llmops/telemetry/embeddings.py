@@ -44,6 +44,7 @@ class ObservedEmbeddings(Embeddings):
         provider: who serves it, in LangChain's words; read off the wrapped class when None.
         model: read off the wrapped object (`model`, `model_name`, `model_id`, `deployment`) when None.
         identity: who is asking, for code that runs in no chain.
+        tenant: whose the calls are that name no tenant.
         place_of: the trace of an open run, and the nearest run at or above it that becomes a record
             (`OpsCallbackHandler.place_of`); without it, the run above is both.
         clock: Unix seconds. `timer`: monotonic seconds.
@@ -57,6 +58,7 @@ class ObservedEmbeddings(Embeddings):
         provider: str | None = None,
         model: str | None = None,
         identity: Identity | None = None,
+        tenant: str | None = None,
         prices: PriceBook | None = None,
         counter: TokenCounter | None = None,
         place_of: Callable[[UUID], tuple[str, str | None] | None] | None = None,
@@ -68,6 +70,7 @@ class ObservedEmbeddings(Embeddings):
         self._provider = provider or _provider_of(embeddings)
         self._model = model or _model_of(embeddings)
         self._identity = identity
+        self._tenant = tenant
         self._prices = prices or PriceBook()
         self._counter = counter or default_token_counter()
         self._place_of = place_of
@@ -124,12 +127,15 @@ class ObservedEmbeddings(Embeddings):
             started_at=started_at,
             latency_s=self._timer() - began,
             parent_run_id=parent,
-            identity=self._identity or _asking(config),
+            identity=self._owned(self._identity or _asking(config)),
             provider=self._provider,
             model=self._model,
             node=config["metadata"].get("langgraph_node"),
             tags=tuple(config["tags"]),
         )
+
+    def _owned(self, who: Identity) -> Identity:
+        return who if who.tenant is not None or self._tenant is None else replace(who, tenant=self._tenant)
 
     def _place(self, config: RunnableConfig) -> tuple[str, str | None] | None:
         callbacks = config.get("callbacks")

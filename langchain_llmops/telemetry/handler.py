@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from typing import TYPE_CHECKING, Any
 
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.messages import HumanMessage
 
-from langchain_llmops.core.context import CURRENT_METADATA
+from langchain_llmops.core.context import CURRENT_METADATA, text_from
 from langchain_llmops.core.delegate import DELEGATE_PROVIDER
 from langchain_llmops.core.events import Bus, CallFinished
 from langchain_llmops.core.pricing import PriceBook
+from langchain_llmops.core.redaction import redact
 from langchain_llmops.core.tokens import TokenCounter, default_token_counter
 from langchain_llmops.core.types import CallKind, CallRecord, ErrorKind
 from langchain_llmops.telemetry.records import RecordMaker
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 
 __all__ = ["OpsCallbackHandler"]
 
+_log = logging.getLogger(__name__)
+
 
 class OpsCallbackHandler(BaseCallbackHandler):
     """Turns every model call, tool call, retrieval and turn (root run) into one frozen `CallRecord` on the bus.
@@ -38,6 +42,7 @@ class OpsCallbackHandler(BaseCallbackHandler):
         bus: where records go; a private one (`handler.bus`) when None.
         prices: usage to money.
         counter: estimates tokens when a provider reports none; such records are flagged `estimated`.
+        tenant: whose the runs are that name no tenant.
         keep_content: put prompts and answers, with secrets masked, into the records.
         clock: Unix seconds. `timer`: monotonic seconds.
     """
@@ -54,15 +59,21 @@ class OpsCallbackHandler(BaseCallbackHandler):
         prices: PriceBook | None = None,
         counter: TokenCounter | None = None,
         keep_content: bool = False,
+        tenant: str | None = None,
         clock: Callable[[], float] = time.time,
         timer: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.bus = bus or Bus()
         self._make = RecordMaker(
-            prices or PriceBook(), counter or default_token_counter(), keep_content=keep_content, timer=timer
+            prices or PriceBook(),
+            counter or default_token_counter(),
+            keep_content=keep_content,
+            tenant=tenant,
+            timer=timer,
         )
         self._timer = timer
         self._runs = OpenRuns(timer, clock)
+        self.failures = 0  # records that could not be made as they should, and are made without what broke them
         self.given_up: list[Callable[[str], object]] = []  # told the id of a run that no end event will come for
 
     @property
@@ -116,8 +127,18 @@ class OpsCallbackHandler(BaseCallbackHandler):
 
     # progress
 
-    def on_llm_new_token(self, token: Any, *, run_id: UUID, **kwargs: Any) -> None:
+    def on_llm_new_token(
+        self,
+        token: Any,
+        *,
+        run_id: UUID,
+        chunk: Any = None,
+        parent_run_id: UUID | None = None,
+        tags: list[str] | None = None,
+        **kwargs: Any,
+    ) -> None:
         """A streamed piece arrived; the first one sets the time to first token."""
+        # what every piece comes with is named above, as Python then makes no dict of it
         run = self._runs.get(run_id.int)
         if run is not None:
             run.pieces += 1
@@ -136,7 +157,7 @@ class OpsCallbackHandler(BaseCallbackHandler):
         CURRENT_METADATA.set(None)
         run = self._runs.close(run_id)
         if run is not None and run.kind is not None:
-            self._publish(self._make.answered(run, response))
+            self._publish(self._made(run, self._make.answered, response))
 
     def on_llm_error(
         self, error: BaseException, *, run_id: UUID, response: LLMResult | None = None, **kwargs: Any
@@ -182,7 +203,7 @@ class OpsCallbackHandler(BaseCallbackHandler):
     def _end(self, run_id: UUID, **more: Any) -> None:
         run = self._runs.close(run_id)
         if run is not None and run.kind is not None:
-            self._publish(self._make.plain(run, **more))
+            self._publish(self._made(run, self._make.plain, **more))
 
     def _fail(self, run_id: UUID, error: BaseException, response: LLMResult | None = None) -> None:
         run = self._runs.close(run_id)
@@ -191,7 +212,7 @@ class OpsCallbackHandler(BaseCallbackHandler):
         if isinstance(error, asyncio.CancelledError | GeneratorExit | KeyboardInterrupt):
             self._cut_off(self._runs.below(run))
         if run.kind is not None:
-            record = self._make.failed(run, error, response)
+            record = self._made(run, self._make.failed, error, response)
             run.count_failure()
             self._publish(record)
 
@@ -201,9 +222,20 @@ class OpsCallbackHandler(BaseCallbackHandler):
     def _cut_off(self, runs: Iterator[OpenRun]) -> None:
         for run in runs:
             if run.kind is not None:
-                self._publish(self._make.cut_off(run))
+                self._publish(self._made(run, self._make.cut_off))
             for tell in self.given_up:
                 tell(run.id)
+
+    def _made(self, run: OpenRun, make: Callable[..., CallRecord], *said: Any, **more: Any) -> CallRecord:
+        """A record whatever strangers put into a run: a paid call is never lost to it."""
+        try:
+            return make(run, *said, **more)
+        except Exception as error:  # noqa: BLE001 - as above
+            self.failures += 1
+            if self.failures == 1:
+                what = redact(" ".join(f"{type(error).__name__}: {text_from(error)}".split()))
+                _log.error("a record was made without its figures, the next are only counted: %s", what)
+            return self._make.bare(run)
 
     def _publish(self, record: CallRecord) -> None:
         self.bus.publish(CallFinished(record))

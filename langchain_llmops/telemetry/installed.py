@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from langchain_core.tracers.context import _configure_hooks, register_configure_hook
+from langchain_core.tracers.context import _configure_hooks, register_configure_hook, tracing_v2_callback_var
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from langchain_core.callbacks import BaseCallbackHandler
+    from langchain_core.tracers import LangChainTracer
 
 __all__ = ["Installation"]
+
+_log = logging.getLogger(__name__)
+
+EVERYWHERE: Final = "llmops_installed"
 
 
 class Installation:
@@ -22,10 +28,17 @@ class Installation:
 
     LangChain's own context managers leave a hook behind at each use, and every later run walks them all (langchain
     #32300); here a hook goes when its block or its installation ends.
+
+    Args:
+        tracer: what takes the place of LangChain's own LangSmith tracer while tracing is on, in the context that
+            installs, its tasks, and LangChain's own threads (bare threads keep LangChain's); None when it is off.
     """
 
-    def __init__(self, handler: BaseCallbackHandler) -> None:
+    def __init__(
+        self, handler: BaseCallbackHandler, tracer: Callable[[], LangChainTracer | None] | None = None
+    ) -> None:
         self._handler = handler
+        self._tracer = tracer or (lambda: None)
         self._lock = threading.Lock()
         self._everywhere: tuple[Any, ...] | None = None
         self._block: ContextVar[BaseCallbackHandler | None] = ContextVar("llmops_block", default=None)
@@ -36,8 +49,11 @@ class Installation:
         """Into every run, in tasks and bare threads too; a second time changes nothing."""
         with self._lock:
             if self._everywhere is None:
+                if any(hook[0].name == EVERYWHERE for hook in _configure_hooks):
+                    _log.warning("another LLMOps observes this process already: every call is recorded by both")
                 # the default of a context variable is seen in every context, also in those that exist already
-                self._everywhere = _hook(ContextVar("llmops_installed", default=self._handler))
+                self._everywhere = _hook(ContextVar(EVERYWHERE, default=self._handler))
+                tracing_v2_callback_var.set(self._tracer())
 
     def uninstall(self) -> None:
         """Undo `install()`; open blocks go on."""
@@ -45,6 +61,7 @@ class Installation:
             hook, self._everywhere = self._everywhere, None
             if hook is not None:
                 _configure_hooks.remove(hook)
+                tracing_v2_callback_var.set(None)
 
     @contextmanager
     def block(self) -> Iterator[None]:
@@ -53,10 +70,11 @@ class Installation:
             self._blocks += 1
             if self._block_hook is None:
                 self._block_hook = _hook(self._block)
-        token = self._block.set(self._handler)
+        token, tracing = self._block.set(self._handler), tracing_v2_callback_var.set(self._tracer())
         try:
             yield
         finally:
+            tracing_v2_callback_var.reset(tracing)
             self._block.reset(token)
             self._leave()
 

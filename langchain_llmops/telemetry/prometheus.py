@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Final
@@ -65,7 +65,7 @@ class PrometheusReader:
     ) -> None:
         self.registry = registry or CollectorRegistry()
         self._clock = clock
-        self._bounded = BoundedNames()
+        self._bounded = defaultdict[str, BoundedNames](BoundedNames)  # by kind: run names crowd out no model
         self._series: dict[_Key, _Series] = {}
         self._mirrors: list[_Mirror] = []
         self._mirrored = clock()
@@ -86,6 +86,12 @@ class PrometheusReader:
             self._mirrored = self._clock()
             for mirror in self._mirrors:
                 mirror.refresh()
+
+    def refresh(self) -> None:
+        """Write what is watched to the shared files of multi-process mode, as at the end of a worker."""
+        self.settle()
+        for mirror in self._mirrors:
+            mirror.refresh()
 
     def settle(self) -> None:
         """Count what was taken: together this costs a fraction of counting between two calls of LangChain's."""
@@ -125,18 +131,18 @@ class PrometheusReader:
     def _new_series(self, key: _Key) -> _Series:
         """A name beyond the bound is never a key of its own, or the table would grow where the series do not."""
         kind, name, route, outcome = key
-        known = (kind, self._bounded(name), self._bounded(route), outcome)
+        known = (kind, self._bounded[kind](name), self._bounded["route"](route), outcome)
         if known not in self._series:
             self._series[known] = _Series(self._metrics, *known)
         return self._series[known]
 
     def _other(self, event: Event) -> None:
-        metrics, bounded = self._metrics, self._bounded
+        metrics, bounded, a_route = self._metrics, self._bounded["model"], self._bounded["route"]
         match event:
             case CacheLooked(outcome, level):
                 metrics.looks.labels(outcome, level or "").inc()
             case Routed(route, model):
-                metrics.routed.labels(bounded(route), bounded(model)).inc()
+                metrics.routed.labels(a_route(route), bounded(model)).inc()
             case Retried(model, kind):
                 metrics.retries.labels(bounded(model), kind).inc()
             case FellBack(from_model, to_model, kind):

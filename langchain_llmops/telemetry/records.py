@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, Final
 from langchain_core.messages import convert_to_openai_messages
 
 from langchain_llmops.core.classify import classify
-from langchain_llmops.core.context import ARM, ATTEMPT, EXPERIMENT, ROUTE, RUNG, identity_from
-from langchain_llmops.core.redaction import redact
+from langchain_llmops.core.context import ARM, ATTEMPT, EXPERIMENT, ROUTE, RUNG, identity_from, text_from
 from langchain_llmops.core.types import CallRecord, ErrorKind, Money, Unpriced, Usage
-from langchain_llmops.telemetry.usage import answer_of, estimate_prompt, read_usage, text_of, usage_of
+from langchain_llmops.telemetry.masking import masked
+from langchain_llmops.telemetry.usage import answer_of, count_bounded, estimate_prompt, read_usage, text_of, usage_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -28,6 +28,7 @@ __all__ = ["RecordMaker"]
 
 # langgraph raises these to stop a graph on purpose: for a human, or to hand over to a parent graph
 NO_FAILURE: Final = "GraphBubbleUp"
+LONGEST_TEXT: Final = 256 * 1024
 NOTHING: Final = Usage()
 FREE: Final = Money()
 TOLD: Final = (("route", ROUTE), ("rung", RUNG), ("attempt", ATTEMPT), ("experiment", EXPERIMENT), ("arm", ARM))
@@ -37,8 +38,15 @@ class RecordMaker:
     """Makes records; knows prices and how tokens are counted where no provider does."""
 
     def __init__(
-        self, prices: PriceBook, counter: TokenCounter, *, keep_content: bool, timer: Callable[[], float]
+        self,
+        prices: PriceBook,
+        counter: TokenCounter,
+        *,
+        keep_content: bool,
+        tenant: str | None,
+        timer: Callable[[], float],
     ) -> None:
+        self._tenant = tenant
         self._prices = prices
         self._counter = counter
         self._keep_content = keep_content
@@ -57,19 +65,33 @@ class RecordMaker:
             "name": run.name,
             "started_at": run.started_at,
             "latency_s": self._timer() - run.began,
-            "identity": identity_from(run.metadata),
+            "identity": identity_from(run.metadata, self._tenant),
             "usage": NOTHING,
             "retries": run.retries,
             "node": run.metadata.get("langgraph_node"),
             "tags": tuple(run.tags) if run.tags else (),
         }
 
+    def bare(self, run: OpenRun) -> CallRecord:
+        """That a run was, and how long it took: for when nothing more can be read from it."""
+        return CallRecord(
+            kind=run.kind or "turn",
+            run_id=run.id,
+            trace_id=run.root.id,
+            parent_run_id=run.above.id if run.above is not None else None,
+            name=text_from(run.name),
+            started_at=run.started_at,
+            latency_s=self._timer() - run.began,
+            model=_model(run) if run.kind == "model" else None,
+            unpriced=run.kind == "model",
+        )
+
     def model(self, run: OpenRun, model: str | None = None, **more: Any) -> CallRecord:
         """A model call, not priced yet."""
         ask = run.metadata.get
         fields = self._common(run)
-        fields["provider"] = ask("ls_provider")
-        fields["model"] = model or ask("ls_model_name") or run.name
+        fields["provider"] = _provider(run)
+        fields["model"] = model or _model(run)
         if run.messages:
             fields["prompt_hash"] = _hash(run.messages)
         if run.first_piece_at is not None:
@@ -83,7 +105,7 @@ class RecordMaker:
         """A model call that was answered, by a provider or by a cache."""
         said = read_usage(response, batch_size=run.more.get("batch_size") or 1)
         message = answer_of(response)
-        model = said.model or run.metadata.get("ls_model_name") or run.name
+        model = said.model or _model(run)
         more: dict[str, Any] = {"finish_reason": said.finish_reason}
         if said.clamped:
             more["clamped"] = True
@@ -91,9 +113,9 @@ class RecordMaker:
             more["content"] = self._content(run, message)
         hit = message.response_metadata.get("llmops_cache") if message is not None else None
         if isinstance(hit, dict):
-            more |= self._saved(run, model, usage_of(hit.get("saved")), hit.get("level"))
+            more |= self._saved(run, model, usage_of(hit.get("saved")), hit.get("level"), said.service_tier)
         elif said.other_cache:
-            more |= self._saved(run, model, said.usage, "other")
+            more |= self._saved(run, model, said.usage, "other", said.service_tier)
         elif said.usage is None:
             more |= self._estimated(run, model, text_of(response))
         else:
@@ -108,7 +130,7 @@ class RecordMaker:
         more: dict[str, Any] = {"error_kind": verdict.kind, "error_class": type(error).__name__}
         if run.kind != "model":
             return self.plain(run, **more)
-        model = run.metadata.get("ls_model_name") or run.name
+        model = _model(run)
         if verdict.may_be_billed:
             more |= self._estimated(run, model, text_of(response) if response is not None else "")
         return self.model(run, model, **more)
@@ -118,7 +140,7 @@ class RecordMaker:
         more: dict[str, Any] = {"error_kind": ErrorKind.CANCELLED, "error_class": "CancelledError"}
         if run.kind != "model":
             return self.plain(run, **more)
-        model = run.metadata.get("ls_model_name") or run.name
+        model = _model(run)
         return self.model(run, model, **more, **self._estimated(run, model, ""))
 
     def _streamed(self, run: OpenRun, first: float) -> dict[str, Any]:
@@ -127,34 +149,61 @@ class RecordMaker:
         return {"streamed": True, "ttft_s": first - run.began, "inter_token_s": pause}
 
     def _charged(self, run: OpenRun, model: str, usage: Usage, tier: str | None = None) -> dict[str, Any]:
-        price = self._prices.price(model, usage, provider=run.metadata.get("ls_provider"), tier=tier)
+        price = self._prices.price(model, usage, provider=_provider(run), tier=tier)
         if isinstance(price, Unpriced):
             return {"usage": usage, "service_tier": tier, "unpriced": True}
         return {"usage": usage, "service_tier": tier, "money": price}
 
-    def _saved(self, run: OpenRun, model: str, saved: Usage | None, level: str | None) -> dict[str, Any]:
+    def _saved(
+        self, run: OpenRun, model: str, saved: Usage | None, level: str | None, tier: str | None
+    ) -> dict[str, Any]:
         saved = saved or NOTHING
-        price = self._prices.price(model, saved, provider=run.metadata.get("ls_provider"))
+        price = self._prices.price(model, saved, provider=_provider(run), tier=tier)
         saved_usd = price.total_usd if isinstance(price, Money) else None
         return {"cache_level": level, "saved": saved, "saved_usd": saved_usd, "money": FREE}
 
     def _estimated(self, run: OpenRun, model: str, answer: str) -> dict[str, Any]:
         """Our own count; a stream that nobody summed up had at least a token in each piece."""
-        said = self._counter.count(answer) if answer else run.pieces
+        said = count_bounded(answer, self._counter) if answer else run.pieces
         usage = Usage(estimate_prompt(run.messages, self._counter), said)
         return {**self._charged(run, model, usage), "estimated": True}
 
     def _content(self, run: OpenRun, message: BaseMessage | None) -> str:
         invocation: Mapping[str, Any] = run.more.get("invocation_params") or {}
         content = {
-            "messages": convert_to_openai_messages(list(run.messages)),
+            "messages": _as_openai(run.messages),
             "tools": invocation.get("tools") or [],
             "answer": {
                 "content": message.text if message is not None else "",
                 "tool_calls": getattr(message, "tool_calls", None) or [],
             },
         }
-        return redact(json.dumps(content, ensure_ascii=False, default=str))
+        try:
+            # text by text, as masking whole JSON would eat its quotes
+            return json.dumps(masked(content, LONGEST_TEXT), ensure_ascii=False, default=text_from, skipkeys=True)
+        except (ValueError, RecursionError):  # a circle in a tool call's arguments
+            return json.dumps({"unreadable": text_from(type(message).__name__)})
+
+
+def _provider(run: OpenRun) -> str | None:
+    provider = run.metadata.get("ls_provider")
+    return text_from(provider) if provider else None
+
+
+def _model(run: OpenRun) -> str:
+    model = run.metadata.get("ls_model_name")
+    return text_from(model) if model else text_from(run.name)
+
+
+def _as_openai(messages: Sequence[BaseMessage]) -> list[Any]:
+    """As OpenAI takes them; a message with blocks that it has no word for, as its role and text."""
+    found: list[Any] = []
+    for message in messages:
+        try:
+            found.append(convert_to_openai_messages(message))
+        except Exception:  # noqa: BLE001 - providers have blocks of their own
+            found.append({"role": message.type, "content": message.text})
+    return found
 
 
 def _hash(messages: Sequence[BaseMessage]) -> str:

@@ -85,8 +85,8 @@ class _Window:
 class Scoreboard:
     """A reader of the bus that keeps the last `windows` x `window_s` seconds, and forgets a window at a time.
 
-    Calls are told apart by kind and by model (or tool, retriever, turn) name; after `max_names` names in a window the
-    rest share `other`. It knows this process only: add up what several report with `Score.merge`.
+    Calls are told apart by kind and by model (or tool, retriever, turn) name; after `max_names` names of a kind in a
+    window the rest share `other`. It knows this process only: add up what several report with `Score.merge`.
 
     Args:
         clock: monotonic seconds.
@@ -155,7 +155,8 @@ class Scoreboard:
             score.add(record)
 
     def _new_score(self, window: _Window, key: _Key) -> Score:
-        name = key[1][:MAX_NAME] if len(window.scores) < self._max_names else OTHER
+        known = sum(kind == key[0] for kind, _ in window.scores)
+        name = key[1][:MAX_NAME] if known < self._max_names else OTHER
         return window.scores.setdefault((key[0], name), Score())
 
     def _remembered(self, kind: CallKind | None = None, name: str | None = None) -> list[tuple[_Key, Score]]:

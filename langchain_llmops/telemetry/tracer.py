@@ -11,13 +11,12 @@ from langchain_core.tracers.langchain import LangChainTracer
 from langchain_llmops.core.events import CallFinished, Event
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from langchain_core.messages import BaseMessage
     from langchain_core.outputs import LLMResult
     from langchain_core.tracers.schemas import Run
 
     from langchain_llmops.core.types import CallRecord
+    from langchain_llmops.telemetry.anonymize import Anonymizer
     from langchain_llmops.telemetry.handler import OpsCallbackHandler
 
 __all__ = ["OpsTracer", "RecentRecords"]
@@ -54,7 +53,7 @@ class OpsTracer(LangChainTracer):
         handler: makes the records. LangSmith's own wrappers may put a tracer before it in the list of callbacks, so the
             tracer passes it the end of a run first; the second time the handler knows nothing of that run any more.
         records: a reader of the handler's bus.
-        mask: applied to tags, which LangSmith's own anonymizer leaves out.
+        mask: applied to names, tags and parameters, which LangSmith's own anonymizer leaves out.
     """
 
     def __init__(
@@ -62,7 +61,7 @@ class OpsTracer(LangChainTracer):
         *args: Any,
         handler: OpsCallbackHandler | None = None,
         records: RecentRecords | None = None,
-        mask: Callable[[str], str] | None = None,
+        mask: Anonymizer | None = None,
         **kwargs: Any,
     ) -> None:
         kwargs.setdefault("order_map", _Orders())
@@ -105,8 +104,10 @@ class OpsTracer(LangChainTracer):
 
     def _start_trace(self, run: Run) -> None:
         super()._start_trace(run)
-        if self._mask is not None and run.tags:
-            run.tags = [self._mask(tag) for tag in run.tags]
+        if self._mask is not None:
+            run.name, run.tags = self._mask.text(run.name), [self._mask.text(tag) for tag in run.tags or []]
+            run.serialized = self._mask(run.serialized)
+            run.extra = {key: value if key == "metadata" else self._mask(value) for key, value in run.extra.items()}
 
     def _end_trace(self, run: Run) -> None:
         super()._end_trace(run)
@@ -177,7 +178,9 @@ def _facts(record: CallRecord) -> dict[str, Any]:
         "output_token_details": {"reasoning": used.reasoning_tokens},
     }
     money = record.money
-    if money is not None:
+    if money is not None and record.error_kind is not None:
+        facts["llmops_failed_cost_usd"] = str(money.total_usd)  # perhaps charged, and never part of what answers cost
+    elif money is not None:
         usage["input_cost"] = float(money.input_usd)
         usage["output_cost"] = float(money.output_usd)
         usage["total_cost"] = float(money.total_usd)

@@ -14,9 +14,10 @@ if TYPE_CHECKING:
 
     from langchain_llmops.core.tokens import TokenCounter
 
-__all__ = ["Reading", "answer_of", "estimate_prompt", "read_usage", "text_of", "usage_of"]
+__all__ = ["Reading", "answer_of", "count_bounded", "estimate_prompt", "read_usage", "text_of", "usage_of"]
 
 TOKENS_PER_MESSAGE: Final = 3
+LONGEST_COUNTED: Final = 256 * 1024
 MAX_TOKENS: Final = 1_000_000_000
 """No request is longer; a larger count is a provider's mistake."""
 
@@ -134,9 +135,15 @@ def estimate_prompt(messages: Sequence[BaseMessage], counter: TokenCounter) -> i
 
 def _message_tokens(message: BaseMessage, counter: TokenCounter) -> int:
     calls = getattr(message, "tool_calls", None) or []
-    return (
-        TOKENS_PER_MESSAGE + counter.count(message.text) + sum(counter.count(f"{c['name']}{c['args']}") for c in calls)
-    )
+    called = sum(count_bounded(f"{c['name']}{c['args']}", counter) for c in calls)
+    return TOKENS_PER_MESSAGE + count_bounded(message.text, counter) + called
+
+
+def count_bounded(text: str, counter: TokenCounter) -> int:
+    """Tokens of a text; of a huge one the beginning is counted and stands for the rest, as a caller waits for this."""
+    if len(text) <= LONGEST_COUNTED:
+        return counter.count(text)
+    return round(counter.count(text[:LONGEST_COUNTED]) * len(text) / LONGEST_COUNTED)
 
 
 def _read_text(result: LLMResult, batch_size: int) -> Reading:

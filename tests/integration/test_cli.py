@@ -11,6 +11,7 @@ import sys
 
 import pytest
 
+from langchain_llmops import __version__
 from tests.support.data import shared_data
 
 CLEAN = {name: value for name, value in os.environ.items() if not name.startswith(("LLMOPS_", "OPENAI_", "LANGSMITH_"))}
@@ -90,7 +91,8 @@ def test_a_provider_that_never_answers_is_not_a_success(tmp_path):
     assert (tmp_path / "ledger.db").exists()
 
 
-def test_ctrl_c_ends_cleanly_with_the_report_so_far(tmp_path):
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_sigterm_end_cleanly_with_the_report_so_far(tmp_path, sent):
     process = subprocess.Popen(
         [
             sys.executable,
@@ -110,7 +112,7 @@ def test_ctrl_c_ends_cleanly_with_the_report_so_far(tmp_path):
         env=CLEAN,
     )
     _until_ledger_has_calls(tmp_path, process)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(sent)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
     assert "Traceback" not in err
@@ -226,3 +228,7 @@ def test_the_settings_are_listed():
     done = llmops("settings")
     assert done.returncode == 0
     assert "LLMOPS_REDIS_URL" in done.stdout
+
+
+def test_the_version_is_told():
+    assert llmops("--version").stdout.strip() == __version__

@@ -300,7 +300,7 @@ def test_names_from_outside_never_steer_the_terminal(llmops, tmp_path):
         (("cost", "--limit", "0"), "Invalid value for '--limit'"),
         (("logs", "--slower-than", "slow"), "--slower-than takes a length like 2s"),
         (("trace",), "Missing argument 'ID'"),
-        (("replay", "request-1"), "Missing option '--model'"),
+        (("replay", "request-1"), "give --model, --prompt FILE, or both"),
         (("replay", "nobody", "--model", "gpt-4o"), "has no 'nobody'"),
         (("replay", "tool-1", "--model", "gpt-4o", "--prompt", "/no/such/file"), "cannot read /no/such/file"),
         (("replay", "request-1", "--model", "gpt-4o"), "set LLMOPS_LOG_CONTENT=1"),

@@ -171,6 +171,24 @@ def test_install_observes_runs_that_were_given_nothing_even_in_threads(ops, simu
     assert isinstance(ops.handler, BaseCallbackHandler)
 
 
+@pytest.mark.parametrize("way", ["install", "observe"])
+def test_what_is_observed_without_a_word_in_the_code_is_traced_once_with_its_cost(ops, recorder, simulator, way):
+    model = ChatOpenAI(model="gpt-4o-mini", base_url=simulator.base_url, api_key="simulated")
+    chain = ChatPromptTemplate.from_messages([("user", "{text}")]) | model | StrOutputParser()
+    if way == "install":
+        ops.install()
+        chain.batch([{"text": "hi"}, {"text": "ho"}])
+        ops.uninstall()
+    else:
+        with ops.observe():
+            chain.batch([{"text": "hi"}, {"text": "ho"}])
+    settled(ops)
+    told = model_metadata(recorder)
+    assert len(told) == 2
+    assert all(Decimal(facts["llmops_cost_usd"]) > 0 for facts in told)
+    assert len(recorder.runs()) == 8
+
+
 async def test_a_cancelled_call_is_ended_in_the_trace_too(ops, recorder):
     """LangChain sends no end event for it, and LangSmith would show it as running for ever."""
     for _ in range(3):
@@ -229,9 +247,9 @@ def test_whole_traces_are_sampled_and_the_ledger_has_them_all(recorder, simulato
 @pytest.mark.parametrize("colour", ["sync", "async"])
 def test_feedback_reaches_the_ledger_and_the_trace_and_a_link_shows_it(ops, recorder, simulator, colour):
     seen = []
-    ops.bus.subscribe(seen.append)
+    ops.bus.subscribe(lambda event: seen.append(event) if type(event).__name__ == "CallFinished" else None)
     router(ops, simulator).invoke("hello", ops.config(user_id="u1", session_id="s1"))
-    run_id = next(event.record.run_id for event in seen if type(event).__name__ == "CallFinished")
+    run_id = seen[0].record.run_id
     settled(ops)
     if colour == "sync":
         ops.feedback(run_id, 0.5, comment="so so")
@@ -240,6 +258,9 @@ def test_feedback_reaches_the_ledger_and_the_trace_and_a_link_shows_it(ops, reco
     settled(ops)
     told = list(ops.callbacks[1].client.list_feedback(run_ids=[run_id]))
     assert [(one.key, one.score, one.comment) for one in told] == [("user_score", 0.5, "so so")]
+    ops.feedback(seen[0].record.identity.request, 1, key="by_request")
+    settled(ops)
+    assert {one.key for one in ops.callbacks[1].client.list_feedback(run_ids=[run_id])} == {"user_score", "by_request"}
     link = ops.share_link(run_id)
     assert link.startswith(recorder.url)
     assert run_id in httpx.get(link, follow_redirects=True).text

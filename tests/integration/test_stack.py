@@ -12,6 +12,7 @@ import pytest
 from langchain.agents import create_agent
 from langchain_core.messages import HumanMessage
 from langchain_core.prompts import ChatPromptTemplate
+from langchain_core.runnables import RunnableLambda
 from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI
 from langgraph.graph import END, START, MessagesState, StateGraph
@@ -19,8 +20,10 @@ from prometheus_client import generate_latest
 from pydantic import BaseModel
 
 from langchain_llmops import ConfigurationError, LLMOps, Settings
+from langchain_llmops.core.concurrency import run_sync
 from langchain_llmops.core.errors import ThreadOwnerMismatch
 from langchain_llmops.simulator import FaultPlan, Scripted, running
+from tests.support.models import ScriptedModel
 
 SCRIPT = [
     {"when": {"last_role": "tool"}, "reply": {"content": "It is shipped."}},
@@ -278,3 +281,51 @@ def test_a_state_folder_that_cannot_be_made_is_named():
 def test_the_way_of_a_call_is_one_visible_list(ops):
     lines = ops.explain().splitlines()
     assert [line.split()[1] for line in lines] == ["config", "router", "fallback", "cache", "model", "handler", "bus"]
+
+
+def test_feedback_takes_any_id_that_a_user_has(ops, caplog):
+    records = []
+    ops.bus.subscribe(lambda event: records.append(event.record) if hasattr(event, "record") else None)
+    chain = RunnableLambda(lambda text: text) | ScriptedModel()
+    config = ops.config(user_id="u1", session_id="s1")
+    answer = chain.invoke("hi", config)
+    model, turn = records
+    for wanted in (model.run_id, answer.id, turn.trace_id, config["metadata"]["request_id"]):
+        ops.feedback(wanted, 1)
+    assert not caplog.records
+    kept = run_sync(rows_of(ops, "SELECT run_id FROM llmops_feedback ORDER BY id"))
+    assert [row[0] for row in kept] == [model.run_id, model.run_id, turn.run_id, turn.run_id]
+    assert ops.erase_user("u1")["feedback"] == 4
+
+
+def test_feedback_on_an_unknown_run_is_kept_and_said(ops, caplog):
+    ops.feedback("nonsense", 0.5)
+    assert "feedback on 'nonsense', which the ledger does not know" in caplog.text
+    assert run_sync(rows_of(ops, "SELECT run_id, score FROM llmops_feedback")) == [("nonsense", 0.5)]
+
+
+async def rows_of(ops, statement):
+    return await (await ops.ledger.sql()).fetch(statement)
+
+
+def test_a_variable_that_nothing_reads_is_said(tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("LLMOPS_STATE_DIR", str(tmp_path))
+    monkeypatch.setenv("LLMOPS_CACHE_SCOP", "user")
+    LLMOps.from_env().close()
+    assert "LLMOPS_CACHE_SCOP is set, and nothing reads it" in caplog.text
+    assert len(caplog.records) == 1
+
+
+def test_tenants_of_one_ledger_see_and_erase_their_own(tmp_path):
+    with (
+        LLMOps(Settings(state_dir=tmp_path, tenant="a")) as one,
+        LLMOps(Settings(state_dir=tmp_path, tenant="b")) as other,
+    ):
+        for ops in (one, other, other):
+            ScriptedModel().invoke(
+                "hi", {"callbacks": ops.callbacks, "metadata": {"user_id": "u1", "session_id": "s1"}}
+            )
+        assert [ops.report().as_dict()["model_calls"] for ops in (one, other)] == [1, 2]
+        assert one.erase_user("u1")["calls"] == 1
+        assert [ops.report().as_dict()["model_calls"] for ops in (one, other)] == [0, 2]
+        assert other.ledger.retain(0)["calls"] == 2

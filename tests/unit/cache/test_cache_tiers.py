@@ -21,7 +21,7 @@ from langgraph.graph.message import add_messages
 
 from langchain_llmops.cache.tiered import PAUSE_AFTER_ERROR_S, PREFIX, TieredCache
 from langchain_llmops.core.context import CURRENT_METADATA
-from langchain_llmops.core.errors import StoreUnavailableError
+from langchain_llmops.core.errors import ConfigurationError, StoreUnavailableError
 from langchain_llmops.core.types import Identity
 from langchain_llmops.telemetry.handler import OpsCallbackHandler
 from tests.support.models import ScriptedModel, answer, tool_call
@@ -514,3 +514,8 @@ def test_identity_is_read_from_the_context_of_the_call(make) -> None:
     assert as_user("ada", cache.lookup, "p", "m") is not None
     assert as_user("eve", cache.lookup, "p", "m") is None
     assert cache.lookup("p", "m") is None
+
+
+def test_a_scope_that_is_none_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="scope must be one of shared, user, session, not 'team'"):
+        TieredCache(scope="team")

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from langchain_llmops.core.redaction import redact, redact_url
+from langchain_llmops.telemetry.masking import may_hold_secret
 
 CANARY = "c4n4rySeCreT99"
 SCHEMES = ("redis", "rediss", "redis+cluster", "postgresql", "s3", "gs", "az", "http")
@@ -101,3 +102,27 @@ def test_a_hostile_text_is_redacted_in_time_that_grows_with_its_length_only() ->
         "    redact_url('redis://' + part * (500_000 // len(part)))\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=20)
+
+
+LEAKS = {
+    "Authorization: Bearer abcdef0123456789": "abcdef0123456789",
+    "authorization: bearer eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2ln": "eyJhbGciOiJIUzI1NiJ9",
+    "aws AKIAIOSFODNN7EXAMPLE": "IOSFODNN7EXAMPLE",
+    "ghp_16C7e42F292c6912E7710c838347Ae178B4a": "16C7e42F292c6912",
+    "AIzaSyD-1234567890abcdefghijk": "1234567890abcdefghijk",
+    "password: hunter22": "hunter22",
+    '{"api_key": "abcd-efgh"}': "abcd-efgh",
+    "{'client_secret': 'abcdefgh'}": "abcdefgh",
+}
+PLAIN = ["tokens: 12", "the key: to success", "max_tokens: 4096", '{"total_tokens": 15}', "bearer of news", "token: 5"]
+
+
+@pytest.mark.parametrize(("text", "secret"), LEAKS.items())
+def test_secrets_in_the_ways_people_write_them_are_masked(text, secret) -> None:
+    assert secret not in redact(text)
+    assert may_hold_secret(text)
+
+
+@pytest.mark.parametrize("text", PLAIN)
+def test_what_only_sounds_like_a_secret_is_left(text) -> None:
+    assert redact(text) == text

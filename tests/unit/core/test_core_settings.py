@@ -149,3 +149,8 @@ def test_variables_of_others_are_left_alone(monkeypatch) -> None:
     monkeypatch.setenv("LLMOPS_NOT_YET_KNOWN", "1")
     monkeypatch.setenv("TENANT", "nobody")
     assert Settings().tenant == "default"
+
+
+def test_a_misspelt_setting_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="Settings has no state_dirr"):
+        Settings(state_dirr="x")

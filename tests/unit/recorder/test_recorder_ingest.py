@@ -216,3 +216,17 @@ def test_a_server_on_all_addresses_answers_to_any_name():
         port = recorder.url.rsplit(":", 1)[1]
         answer = client.get(f"http://127.0.0.1:{port}/info", headers={"Host": "workstation.example"})
     assert answer.status_code == 200
+
+
+@pytest.mark.parametrize("when", ["9999-12-31T23:59:59-14:00", "0001-01-01T00:00:00+14:00", 1e30, "yesterday"])
+def test_a_time_that_cannot_be_shown_is_refused_and_the_pages_go_on(http, when):
+    assert http.post("/runs", json=run(start_time=when)).status_code == 422
+    assert http.get("/").status_code == 200
+    assert http.post("/runs/query", json={}).status_code == 200
+
+
+@pytest.mark.parametrize("body", [{"cursor": f"{'9' * 30}.x"}, {"session": 5}, {"session": "no such project"}])
+def test_a_query_that_cannot_be_is_refused_or_empty(http, body):
+    answer = http.post("/runs/query", json=body)
+    assert answer.status_code == 422 or answer.json()["runs"] == []
+    assert http.get("/?after=" + "9" * 30 + ".x").status_code in (400, 422)

@@ -10,6 +10,7 @@ from langchain.agents import create_agent
 from langchain_core.runnables import RunnableLambda
 from langchain_core.tracers.context import _configure_hooks
 
+from langchain_llmops.telemetry.handler import OpsCallbackHandler
 from langchain_llmops.telemetry.installed import Installation
 from tests.support.models import ScriptedModel
 
@@ -115,3 +116,12 @@ def test_a_block_that_fails_leaves_no_hook(installation, told) -> None:
         raise KeyError("x")
     ScriptedModel().invoke("hi")
     assert not told
+
+
+def test_a_second_one_is_warned_of_the_first(installation, bus, caplog) -> None:
+    installation.install()
+    assert not caplog.records
+    other = Installation(OpsCallbackHandler(bus))
+    other.install()
+    other.uninstall()
+    assert "another LLMOps observes this process already" in caplog.text

@@ -296,3 +296,14 @@ def test_one_scrape_holds_the_sums_of_all_worker_processes(tmp_path) -> None:
     assert samples["llmops_tokens_total", (("direction", "input"), ("model", "gpt"))] == 70
     assert samples["llmops_open_runs", ()] == 7
     assert samples["llmops_dropped_total", (("reader", "ledger"),)] == 7
+
+
+def test_names_of_turns_crowd_out_no_model() -> None:
+    reader = PrometheusReader()
+    for number in range(300):
+        record = CallRecord(kind="turn", run_id="1", trace_id="1", name=f"job {number}", started_at=0.0, latency_s=0.0)
+        reader(CallFinished(record))
+    model = CallRecord(kind="model", run_id="1", trace_id="1", name="m", model="gpt-4o", started_at=0.0, latency_s=0.0)
+    reader(CallFinished(model))
+    wanted = {"kind": "model", "name": "gpt-4o", "route": "", "outcome": "ok"}
+    assert reader.registry.get_sample_value("llmops_calls_total", wanted) == 1

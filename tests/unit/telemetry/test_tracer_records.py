@@ -7,7 +7,7 @@ from dataclasses import replace
 from decimal import Decimal
 
 from langchain_llmops.core.events import CacheLooked, CallFinished
-from langchain_llmops.core.types import CallRecord, Money, Usage
+from langchain_llmops.core.types import CallRecord, ErrorKind, Money, Usage
 from langchain_llmops.telemetry.tracer import KEPT_RECORDS, RecentRecords, _facts
 
 CALL = CallRecord(kind="model", run_id="1", trace_id="1", name="m", started_at=0.0, latency_s=0.0)
@@ -89,3 +89,11 @@ def test_a_hit_names_its_level_and_costs_zero() -> None:
     facts = _facts(replace(CALL, money=Money(), cache_level="L1"))
     assert facts["llmops_cache_level"] == "L1"
     assert facts["usage_metadata"]["total_cost"] == 0.0
+
+
+def test_a_failed_attempt_is_no_part_of_what_answers_cost() -> None:
+    failed = replace(CALL, money=Money(Decimal("0.002")), error_kind=ErrorKind.TIMEOUT)
+    facts = _facts(failed)
+    assert "total_cost" not in facts["usage_metadata"]
+    assert "llmops_cost_usd" not in facts
+    assert facts["llmops_failed_cost_usd"] == "0.002"
