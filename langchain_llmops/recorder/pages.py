@@ -121,7 +121,7 @@ def _turn(turn: Mapping[str, Any]) -> str:
     asked = last_words(_parsed(turn["inputs"]), spoken_by_user=True)
     answered = last_words(_parsed(turn["outputs"]), spoken_by_user=False)
     link = _link(f"/traces/{turn['trace_id']}", turn["name"] or "trace")
-    facts = f"{_when(turn['started_us'])} · {link} · {_badge(status(turn))} · {_number(turn['runs'])} runs"
+    facts = f"{_when(turn['started_us'])} · {link} · {_badge(status(turn))} · {_counted(turn['runs'], 'run')}"
     figures = f"{_number(turn['total_tokens'])} tokens · {_usd(turn['cost_pico'])} · {_took(turn)}"
     answer = _error(turn["error"]) if turn["error"] else _said("assistant", answered or turn["outputs"])
     return f"<article>{_said('user', asked or turn['inputs'])}{answer}<p class=quiet>{facts} · {figures}</p></article>"
@@ -135,7 +135,7 @@ def _facts(trace_id: str, root: Mapping[str, Any], runs: Sequence[Mapping[str, A
     thread = metadata.get("session_id") or metadata.get("thread_id")
     who = [f"user {_word(metadata['user_id'])}"] if metadata.get("user_id") else []
     who += [f"thread {_link(_thread_url(str(thread)), str(thread))}"] if thread else []
-    figures = [f"{len(runs)} runs", f"{tokens:,} tokens", _usd(sum(priced) if priced else None), _took(root)]
+    figures = [_counted(len(runs), "run"), f"{tokens:,} tokens", _usd(sum(priced) if priced else None), _took(root)]
     figures += [f"{feedback} feedback"] if feedback else []
     line = " · ".join([_badge(status(root)), *who, *figures, _when(root["started_us"])])
     return f"<p>{line}</p><p class=quiet>trace {escape(trace_id)}</p>"
@@ -143,7 +143,7 @@ def _facts(trace_id: str, root: Mapping[str, Any], runs: Sequence[Mapping[str, A
 
 def _run(run: Mapping[str, Any], depth: int, start: int, span: int, feedback: Sequence[Mapping[str, Any]]) -> str:
     state = status(run)
-    name = f"<span class=name style='--depth:{depth}'>{_word(run['name'])}</span>"
+    name = f"<span class=name style='--depth:{depth}'>{_word(run['name'])}{_model(run)}</span>"
     kind = f"<span class='kind {escape(run['run_type'] or '')}'>{_word(run['run_type'])}</span>"
     cells = (_number(run["total_tokens"]), _usd(run["cost_pico"]), _took(run))
     figures = "".join(f"<span class=figure>{cell}</span>" for cell in cells)
@@ -156,6 +156,16 @@ def _run(run: Mapping[str, Any], depth: int, start: int, span: int, feedback: Se
     return (
         f"<details id='run-{escape(run['id'])}'>{summary}<div class=body>{''.join(parts)}<p>{raw}</p></div></details>"
     )
+
+
+def _model(run: Mapping[str, Any]) -> str:
+    """Which model was asked, and by which route: runs of all models have the name of their class."""
+    if run["run_type"] != "llm":
+        return ""
+    metadata = (_parsed(run["extra"]) or {}).get("metadata") or {}
+    told = [metadata.get("ls_model_name"), metadata.get("llmops_route")]
+    words = " · ".join(escape(str(word)) for word in told if word)
+    return f" <span class=quiet>{words}</span>" if words else ""
 
 
 def _bar(run: Mapping[str, Any], start: int, span: int) -> str:
@@ -268,6 +278,10 @@ def _word(value: object) -> str:
 
 def _number(value: int | None) -> str:
     return NONE if value is None else f"{int(value):,}"
+
+
+def _counted(number: int | None, thing: str) -> str:
+    return f"{_number(number)} {thing}" + ("" if number == 1 else "s")
 
 
 def _usd(pico: int | None) -> str:

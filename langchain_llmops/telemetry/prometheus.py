@@ -43,6 +43,8 @@ _Key = tuple[str, str, str, str]
 def exposition(registry: CollectorRegistry) -> bytes:
     """The text page for a scrape: of all worker processes in multi-process mode, else of `registry`."""
     if _multiprocess():
+        for _ in registry.collect():  # so that this worker's part is of now
+            pass
         registry = CollectorRegistry()
         MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
     return generate_latest(registry)
@@ -71,7 +73,7 @@ class PrometheusReader:
         self._mirrored = clock()
         self._waiting: deque[CallRecord] = deque()
         self._batch = 1 if _multiprocess() else BATCH
-        self.registry.register(_BeforeScrape(self.settle))
+        self.registry.register(_BeforeScrape(self.refresh))
         self._metrics = _Metrics(self.registry)
 
     def __call__(self, event: Event) -> None:
@@ -115,7 +117,7 @@ class PrometheusReader:
         """Add a series that `read` knows, a gauge unless `counter`; `label` names the keys of the mapping it returns.
 
         `read` must be cheap and must not raise: it is asked at every scrape (in multi-process mode, where a scrape
-        reaches only one worker, at most once a second as events come).
+        reaches only one worker, the others' is of their last event or end, at most a second before it).
         """
         labels = (label,) if label is not None else ()
         if _multiprocess():
