@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import weakref
+from asyncio.events import _get_running_loop
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,6 +21,7 @@ __all__ = ["OpenRun", "OpenRuns"]
 ORPHAN_GRACE_S: Final = 300.0
 STALE_AFTER_S: Final = 86_400.0
 SWEEP_EVERY_S: Final = 60.0
+NOTHING: Final[dict[str, Any]] = {}
 
 
 class _Alive(weakref.ref["UUID"]):
@@ -33,7 +36,7 @@ class OpenRun:
 
     __slots__ = (
         "above", "alive", "began", "children", "failures", "first_piece_at", "key", "kind", "messages", "metadata",
-        "more", "name", "orphaned_at", "parent", "pieces", "root", "started_at", "tags", "text",
+        "more", "name", "orphaned_at", "parent", "pieces", "root", "started_at", "tags", "task", "text", "twin",
     )  # fmt: skip
 
     def __init__(
@@ -58,7 +61,7 @@ class OpenRun:
             self.above, self.root = (parent.above if parent.kind is None else parent), parent.root
         self.began = began
         self.started_at = started_at
-        self.metadata: Mapping[str, Any] = kwargs.get("metadata") or {}
+        self.metadata: Mapping[str, Any] = kwargs.get("metadata") or NOTHING
         self.tags: Sequence[str] | None = kwargs.get("tags")
         self.more = kwargs
         self.alive: _Alive | None = None
@@ -69,6 +72,8 @@ class OpenRun:
         self.failures: dict[str, int] | None = None
         self.orphaned_at: float | None = None
         self.text: str | None = None
+        self.task: weakref.ref[asyncio.Task[Any]] | None = None
+        self.twin: OpenRun | None = None
 
     @property
     def id(self) -> str:
@@ -90,6 +95,14 @@ class OpenRun:
         failures = self.parent.failures if self.parent is not None else None
         return failures.get(self.name, 0) if failures else 0
 
+    @property
+    def was_left(self) -> bool:
+        """Whether the task that began this call is over, though the call neither ended nor sent a piece."""
+        if self.task is None or self.first_piece_at is not None:  # a stream may go on in another task
+            return False
+        task = self.task()
+        return task is None or task.done()
+
 
 class OpenRuns:
     """The table of open runs.
@@ -97,8 +110,9 @@ class OpenRuns:
     A cancelled `model.ainvoke` sends no end event, so the table watches the run's id: LangChain holds the id object as
     long as the run lives, and when it is gone without an end event the run was cut off. What is open below a run that
     was cancelled was cancelled too; below one that ended otherwise it may go on in the background. Where somebody else
-    holds the id (LangChain's own tracer does, for ever), a run is given up `ORPHAN_GRACE_S` after its parent ended, or
-    after a day.
+    holds the id (LangChain's own tracer does, for ever; a caller may), a run is given up `ORPHAN_GRACE_S` after its
+    parent ended, a bare model's call that long after its start when its task is over, and any run after a day. Calls
+    that are made at one time with one id are kept apart: each end closes one of them.
     """
 
     def __init__(self, timer: Callable[[], float], clock: Callable[[], float]) -> None:
@@ -121,12 +135,17 @@ class OpenRuns:
         run = OpenRun(kind, name, key, parent, self._timer(), self._clock(), kwargs)
         run.alive = alive = _Alive(run_id, self._dead.append)
         alive.key = key
+        twin = self._runs.get(key)
+        if twin is not None and twin.metadata is not run.metadata:  # else one start was told twice
+            run.twin = twin
         self._runs[key] = run
         if parent is not None:
             if parent.children is None:
                 parent.children = {key: run}
             else:
                 parent.children[key] = run
+        elif kind == "model" and _get_running_loop() is not None:  # `current_task` would raise
+            run.task = _current_task()
         return run
 
     def close(self, run_id: UUID) -> OpenRun | None:
@@ -162,6 +181,8 @@ class OpenRuns:
         if run is None:
             return None
         run.alive = None
+        if run.twin is not None:
+            self._runs[key], run.twin = run.twin, None
         if run.orphaned_at is not None:
             self._orphans.pop(key, None)
         if run.parent is not None and run.parent.children:
@@ -178,4 +199,11 @@ class OpenRuns:
 
     def _stale(self, now: float) -> list[int]:
         orphans = [key for key, run in list(self._orphans.items()) if now - (run.orphaned_at or now) > ORPHAN_GRACE_S]
-        return orphans + [key for key, run in list(self._runs.items()) if now - run.began > STALE_AFTER_S]
+        runs = list(self._runs.items())
+        left = [key for key, run in runs if run.task and now - run.began > ORPHAN_GRACE_S and run.was_left]
+        return orphans + left + [key for key, run in runs if now - run.began > STALE_AFTER_S]
+
+
+def _current_task() -> weakref.ref[asyncio.Task[Any]] | None:
+    task = asyncio.current_task()
+    return weakref.ref(task) if task is not None else None
