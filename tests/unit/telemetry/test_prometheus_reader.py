@@ -259,6 +259,9 @@ for _ in range(calls):
     dropped += 1
     reader(CallFinished(CallRecord(kind="model", run_id="r", trace_id="t", name="m", started_at=0.0, latency_s=0.3,
                                    model="gpt", usage=Usage(10, 5), money=Money(Decimal("0.5")))))
+dropped += 10  # with no event after it
+if sys.argv[2] == "ends":
+    reader.refresh()
 print("ready", flush=True)
 if sys.stdin.readline() == "scrape\\n":
     sys.stdout.write(exposition(reader.registry).decode())
@@ -270,14 +273,14 @@ def test_one_scrape_holds_the_sums_of_all_worker_processes(tmp_path) -> None:
         workers = [
             stack.enter_context(
                 subprocess.Popen(
-                    [sys.executable, "-W", "error", "-c", WORKER, str(calls)],
+                    [sys.executable, "-W", "error", "-c", WORKER, str(calls), end],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     text=True,
                     env={"PROMETHEUS_MULTIPROC_DIR": str(tmp_path), "PYTHONPATH": ":".join(sys.path)},
                 )
             )
-            for calls in (3, 4)
+            for calls, end in ((3, "scrapes"), (4, "ends"))
         ]
         for worker in workers:
             assert worker.stdout.readline() == "ready\n"
@@ -295,7 +298,7 @@ def test_one_scrape_holds_the_sums_of_all_worker_processes(tmp_path) -> None:
     assert samples["llmops_cost_usd_total", (("model", "gpt"),)] == 3.5
     assert samples["llmops_tokens_total", (("direction", "input"), ("model", "gpt"))] == 70
     assert samples["llmops_open_runs", ()] == 7
-    assert samples["llmops_dropped_total", (("reader", "ledger"),)] == 7
+    assert samples["llmops_dropped_total", (("reader", "ledger"),)] == 27
 
 
 def test_names_of_turns_crowd_out_no_model() -> None:
