@@ -11,7 +11,7 @@ from langchain_llmops.core.errors import ConfigurationError
 from langchain_llmops.core.types import Identity
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from langchain_core.runnables import RunnableConfig
 
@@ -45,6 +45,10 @@ _KEYS: Final = {
 }
 
 _NAMES: Final = tuple(_KEYS.items())
+_LOOKED_AT: Final = (*_KEYS.values(), "thread_id")
+KNOWN_IDENTITIES: Final = 4096
+LONGEST_KNOWN: Final = 256
+_known: dict[tuple[Any, ...], Identity] = {}  # a call reads its identity several times, and its trace's runs share it
 
 CURRENT_METADATA: ContextVar[Mapping[str, Any] | None] = ContextVar("llmops_metadata", default=None)
 """The metadata of the model call that is under way: a `BaseCache` is handed two strings and can ask only here.
@@ -62,6 +66,21 @@ def current_identity() -> Identity | None:
 def identity_from(metadata: Mapping[str, Any] | None, tenant: str | None = None) -> Identity:
     """Read the identity a run's metadata names; `thread_id` stands in for a missing session, `tenant` for a tenant."""
     get = (metadata or {}).get
+    named = (tenant, *map(get, _LOOKED_AT))
+    try:
+        return _known[named]
+    except KeyError:
+        who = _identity(get, tenant)
+        if all(value is None or (type(value) is str and len(value) <= LONGEST_KNOWN) for value in named):
+            if len(_known) >= KNOWN_IDENTITIES:
+                _known.clear()
+            _known[named] = who
+        return who
+    except Exception:  # noqa: BLE001 - a value that is no key, for whatever reason of its own
+        return _identity(get, tenant)
+
+
+def _identity(get: Callable[[str], Any], tenant: str | None) -> Identity:
     found = {name: text_from(value) for name, key in _NAMES if (value := get(key))}
     if "session" not in found and (thread := get("thread_id")):
         found["session"] = text_from(thread)

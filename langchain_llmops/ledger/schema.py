@@ -118,7 +118,7 @@ MIGRATIONS: Final = (
 
 def to_pico(dollars: Decimal) -> int:
     """Dollars as integer pico-dollars, rounded half to even."""
-    return int((dollars * PICO).to_integral_value())
+    return round(dollars * PICO)
 
 
 def from_pico(pico: int | None) -> Decimal:

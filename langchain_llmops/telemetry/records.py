@@ -86,87 +86,90 @@ class RecordMaker:
             unpriced=run.kind == "model",
         )
 
-    def model(self, run: OpenRun, model: str | None = None, **more: Any) -> CallRecord:
-        """A model call, not priced yet."""
-        ask = run.metadata.get
-        fields = self._common(run)
-        fields["provider"] = _provider(run)
-        fields["model"] = model or _model(run)
-        if run.messages:
-            fields["prompt_hash"] = _hash(run.messages)
-        if run.first_piece_at is not None:
-            fields |= self._streamed(run, run.first_piece_at)
-        for name, key in TOLD:
-            fields[name] = ask(key)
-        fields.update(more)
-        return CallRecord.of(fields)
-
     def answered(self, run: OpenRun, response: LLMResult) -> CallRecord:
         """A model call that was answered, by a provider or by a cache."""
         said = read_usage(response, batch_size=run.more.get("batch_size") or 1)
         message = answer_of(response)
-        model = said.model or _model(run)
-        more: dict[str, Any] = {"finish_reason": said.finish_reason}
+        fields = self._asked(run, said.model or _model(run))
+        fields["finish_reason"] = said.finish_reason
         if said.clamped:
-            more["clamped"] = True
+            fields["clamped"] = True
         if self._keep_content:
-            more["content"] = self._content(run, message)
+            fields["content"] = self._content(run, message)
         hit = message.response_metadata.get("llmops_cache") if message is not None else None
         if isinstance(hit, dict):
-            more |= self._saved(run, model, usage_of(hit.get("saved")), hit.get("level"), said.service_tier)
+            self._save(fields, usage_of(hit.get("saved")), hit.get("level"), said.service_tier)
         elif said.other_cache:
-            more |= self._saved(run, model, said.usage, "other", said.service_tier)
+            self._save(fields, said.usage, "other", said.service_tier)
         elif said.usage is None:
-            more |= self._estimated(run, model, text_of(response))
+            self._estimate(fields, run, text_of(response))
         else:
-            more |= self._charged(run, model, said.usage, said.service_tier)
-        return self.model(run, model, **more)
+            self._charge(fields, said.usage, said.service_tier)
+        return CallRecord.of(fields)
 
     def failed(self, run: OpenRun, error: BaseException, response: LLMResult | None = None) -> CallRecord:
         """A call that raised; a model call that may have been billed is charged by estimate."""
         if any(kind.__name__ == NO_FAILURE for kind in type(error).__mro__):
             return self.plain(run, outcome="interrupted")
         verdict = classify(error)
-        more: dict[str, Any] = {"error_kind": verdict.kind, "error_class": type(error).__name__}
+        why: dict[str, Any] = {"error_kind": verdict.kind, "error_class": type(error).__name__}
         if run.kind != "model":
-            return self.plain(run, **more)
-        model = _model(run)
+            return self.plain(run, **why)
+        fields = self._asked(run, _model(run)) | why
         if verdict.may_be_billed:
-            more |= self._estimated(run, model, text_of(response) if response is not None else "")
-        return self.model(run, model, **more)
+            self._estimate(fields, run, text_of(response) if response is not None else "")
+        return CallRecord.of(fields)
 
     def cut_off(self, run: OpenRun) -> CallRecord:
         """A run that no end event will come for."""
-        more: dict[str, Any] = {"error_kind": ErrorKind.CANCELLED, "error_class": "CancelledError"}
+        why: dict[str, Any] = {"error_kind": ErrorKind.CANCELLED, "error_class": "CancelledError"}
         if run.kind != "model":
-            return self.plain(run, **more)
-        model = _model(run)
-        return self.model(run, model, **more, **self._estimated(run, model, ""))
+            return self.plain(run, **why)
+        fields = self._asked(run, _model(run)) | why
+        self._estimate(fields, run, "")
+        return CallRecord.of(fields)
+
+    def _asked(self, run: OpenRun, model: str) -> dict[str, Any]:
+        """The fields of a model call, not priced yet."""
+        ask = run.metadata.get
+        fields = self._common(run)
+        fields["provider"] = _provider(run)
+        fields["model"] = model
+        if run.messages:
+            fields["prompt_hash"] = _hash(run.messages)
+        if run.first_piece_at is not None:
+            fields |= self._streamed(run, run.first_piece_at)
+        for name, key in TOLD:
+            fields[name] = ask(key)
+        return fields
 
     def _streamed(self, run: OpenRun, first: float) -> dict[str, Any]:
         """The last piece came about now, so the mean pause needs no clock at every piece."""
         pause = (self._timer() - first) / (run.pieces - 1) if run.pieces > 1 else None
         return {"streamed": True, "ttft_s": first - run.began, "inter_token_s": pause}
 
-    def _charged(self, run: OpenRun, model: str, usage: Usage, tier: str | None = None) -> dict[str, Any]:
-        price = self._prices.price(model, usage, provider=_provider(run), tier=tier)
+    def _charge(self, fields: dict[str, Any], usage: Usage, tier: str | None = None) -> None:
+        price = self._prices.price(fields["model"], usage, provider=fields["provider"], tier=tier)
+        fields["usage"] = usage
+        fields["service_tier"] = tier
         if isinstance(price, Unpriced):
-            return {"usage": usage, "service_tier": tier, "unpriced": True}
-        return {"usage": usage, "service_tier": tier, "money": price}
+            fields["unpriced"] = True
+        else:
+            fields["money"] = price
 
-    def _saved(
-        self, run: OpenRun, model: str, saved: Usage | None, level: str | None, tier: str | None
-    ) -> dict[str, Any]:
+    def _save(self, fields: dict[str, Any], saved: Usage | None, level: str | None, tier: str | None) -> None:
         saved = saved or NOTHING
-        price = self._prices.price(model, saved, provider=_provider(run), tier=tier)
-        saved_usd = price.total_usd if isinstance(price, Money) else None
-        return {"cache_level": level, "saved": saved, "saved_usd": saved_usd, "money": FREE}
+        price = self._prices.price(fields["model"], saved, provider=fields["provider"], tier=tier)
+        fields["cache_level"] = level
+        fields["saved"] = saved
+        fields["saved_usd"] = price.total_usd if isinstance(price, Money) else None
+        fields["money"] = FREE
 
-    def _estimated(self, run: OpenRun, model: str, answer: str) -> dict[str, Any]:
+    def _estimate(self, fields: dict[str, Any], run: OpenRun, answer: str) -> None:
         """Our own count; a stream that nobody summed up had at least a token in each piece."""
         said = count_bounded(answer, self._counter) if answer else run.pieces
-        usage = Usage(estimate_prompt(run.messages, self._counter), said)
-        return {**self._charged(run, model, usage), "estimated": True}
+        self._charge(fields, Usage(estimate_prompt(run.messages, self._counter), said))
+        fields["estimated"] = True
 
     def _content(self, run: OpenRun, message: BaseMessage | None) -> str:
         invocation: Mapping[str, Any] = run.more.get("invocation_params") or {}

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from langchain_llmops.core.context import current_identity, identity_from, run_config
+from langchain_llmops.core import context
+from langchain_llmops.core.context import KNOWN_IDENTITIES, current_identity, identity_from, run_config
 from langchain_llmops.core.errors import ConfigurationError
 from langchain_llmops.core.types import Identity
 
@@ -89,6 +90,23 @@ def test_a_wrong_name_is_one_clear_error(part, value) -> None:
 def test_a_run_without_metadata_names_nobody() -> None:
     assert identity_from(None) == identity_from({}) == Identity()
     assert identity_from({"user_id": 7}) == Identity(user="7")
+
+
+def test_identities_that_compare_equal_are_told_apart() -> None:
+    """Who was read once is remembered: by text only, as 1 and True are one key."""
+    for user, text in (("1", "1"), (1, "1"), (True, "True"), (1.0, "1.0"), (["1"], "['1']"), (1, "1")):
+        assert identity_from({"user_id": user}) == Identity(user=text)
+    assert identity_from({"user_id": "1"}, "acme") == Identity(user="1", tenant="acme")
+    assert identity_from({"user_id": "1", "tenant_id": "other"}, "acme") == Identity(user="1", tenant="other")
+    assert identity_from({"session_id": "1"}) == identity_from({"thread_id": "1"}) == Identity(session="1")
+
+
+def test_identities_without_end_leave_no_trace_in_memory() -> None:
+    for number in range(3 * KNOWN_IDENTITIES):
+        identity_from({"user_id": f"u{number}"})
+    identity_from({"user_id": "u" * 10_000})
+    assert len(context._known) <= KNOWN_IDENTITIES
+    assert not [1 for named in context._known if any(len(value or "") > 1000 for value in named)]
 
 
 def test_no_call_is_starting_outside_a_call() -> None:
