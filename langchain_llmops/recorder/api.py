@@ -14,17 +14,17 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Mount, Route
 
-from langchain_llmops.core.errors import ConfigurationError, StoreError
+from langchain_llmops.core.errors import StoreError
 from langchain_llmops.core.redaction import redact
 from langchain_llmops.recorder import pages
-from langchain_llmops.recorder.intake import Intake, from_batch, from_parts
+from langchain_llmops.recorder.intake import Intake, from_batch, from_parts, object_of
 from langchain_llmops.recorder.listing import FILTERS, Listing
-from langchain_llmops.recorder.runs import run_uuid
-from langchain_llmops.recorder.storage import holes
+from langchain_llmops.recorder.runs import run_uuid, text
+from langchain_llmops.recorder.storage import among
 from langchain_llmops.recorder.wire import RefusedRequestError, json_of, parts_of, plain
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Awaitable, Callable, Collection
 
     from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -45,6 +45,8 @@ INFO: Final = {
     "instance_flags": {"zstd_compression_enabled": True, "dataset_examples_multipart_enabled": False},
 }
 KEPT_PROBLEMS: Final = 100
+NOT_FOUND: Final = 404
+SERVER_FAULT: Final = 500
 PREFIXES: Final = ("/api/v1", "/api")
 SAFE: Final = {
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; base-uri 'none'",
@@ -67,16 +69,23 @@ class RecorderApp:
         self._max = max_body_bytes
         self.encodings: Counter[str] = Counter()
         self.problems: deque[str] = deque(maxlen=KEPT_PROBLEMS)
-        routes = [Mount(prefix, routes=self._api()) for prefix in PREFIXES]
         handlers: dict[Any, Callable[..., Any]] = {
-            RefusedRequestError: self._refuse,
-            StoreError: self._fail,
-            HTTPException: self._unknown,
-            ConfigurationError: _wrong_address,
+            RefusedRequestError: self._fault,
+            StoreError: self._fault,
+            HTTPException: self._fault,
             ClientDisconnect: _gone,
         }
-        app = Starlette(routes=[*routes, *self._api(), *self._pages()], exception_handlers=handlers)
-        self.asgi: ASGIApp = _Guard(app, hosts)
+        self._pages: dict[str, Callable[[Request], Awaitable[Response]]] = {
+            "/": self._traces_page,
+            "/traces/{id}": self._trace_page,
+            "/threads": self._threads_page,
+            "/threads/{id:path}": self._thread_page,
+            "/public/{id}/r": self._shared,
+        }
+        routes: list[Mount | Route] = [Mount(prefix, routes=self._api()) for prefix in PREFIXES]
+        routes += [*self._api(), *(Route(path, page) for path, page in self._pages.items())]
+        app = Starlette(routes=routes, exception_handlers=handlers)
+        self.asgi = _guarded(app, hosts)
 
     def _api(self) -> list[Route]:
         return [
@@ -97,17 +106,6 @@ class RecorderApp:
             Route("/sessions/{id}", self._one_session),
         ]
 
-    def _pages(self) -> list[Route]:
-        return [
-            Route("/", self._traces_page),
-            Route("/traces/{id}", self._trace_page),
-            Route("/threads", self._threads_page),
-            Route("/threads/{id:path}", self._thread_page),
-            Route("/public/{id}/r", self._shared),
-        ]
-
-    # ingest
-
     async def _multipart(self, request: Request) -> Response:
         body, now_us = await self._body(request), self._store.now_us()
         kind = request.headers.get("content-type", "")
@@ -118,10 +116,10 @@ class RecorderApp:
         return await self._take(await asyncio.to_thread(lambda: from_batch(json_of(body, "the batch"))))
 
     async def _post(self, request: Request) -> Response:
-        return await self._take(_single("post", await self._json(request)))
+        return await self._take(from_batch({"post": [await self._json(request)]}))
 
     async def _patch(self, request: Request) -> Response:
-        return await self._take(_single("patch", {**await self._json(request), "id": request.path_params["id"]}))
+        return await self._take(from_batch({"patch": [{**await self._json(request), "id": request.path_params["id"]}]}))
 
     async def _take(self, intake: Intake) -> Response:
         """Store what is whole; an answer of 202 says that all of it is committed."""
@@ -144,32 +142,20 @@ class RecorderApp:
         return body
 
     async def _json(self, request: Request) -> dict[str, Any]:
-        body = await asyncio.to_thread(json_of, await self._body(request), "the body")
-        if not isinstance(body, dict):
-            raise RefusedRequestError(422, "the body must be a JSON object")
-        return body
-
-    # what LangSmith's client reads
+        return object_of(await asyncio.to_thread(json_of, await self._body(request), "the body"), "the body")
 
     async def _query(self, request: Request) -> Response:
         return _json(await self._store.query(await self._json(request)))
 
+    async def _run(self, request: Request) -> dict[str, Any]:
+        return _first((await self._store.query({"id": _id(request)}))["runs"], f"run {_id(request)}")
+
     async def _read(self, request: Request) -> Response:
-        run_id = _id(request)
-        run = await self._store.run(run_id)
-        if run is None:
-            raise HTTPException(404, f"run {run_id} is not here")
-        return _json(run)
+        return _json(await self._run(request))
 
     async def _share(self, request: Request) -> Response:
         """Who can ask here can read everything: a run's link is its own id."""
         return _json({"run_id": _id(request), "share_token": _id(request)})
-
-    async def _shared(self, request: Request) -> Response:
-        run = await self._store.run(_id(request))
-        if run is None:
-            raise HTTPException(404, "this run is not here")
-        return RedirectResponse(run["app_path"])
 
     async def _add_feedback(self, request: Request) -> Response:
         return _json(await self._store.add_feedback(await self._json(request)))
@@ -178,48 +164,39 @@ class RecorderApp:
         where, values = ["1 = 1"], list[str]()
         for name, column in (("run", "run_id"), ("key", "key")):
             if wanted := request.query_params.getlist(name):
-                where.append(f"{column} IN ({holes(wanted)})")
+                where.append(among(column, wanted))
                 values += wanted
         page = (_whole(request, "limit", 100), _whole(request, "offset", 0))
         return _json(await self._store.feedback(" AND ".join(where), values, page))
 
     async def _one_feedback(self, request: Request) -> Response:
-        found = await self._store.feedback("id = ?", (_id(request),))
-        if not found:
-            raise HTTPException(404, "this feedback is not here")
+        found = _first(await self._store.feedback("id = ?", (_id(request),)), "feedback")
         if request.method == "DELETE":
             await self._store.drop_feedback(_id(request))
         if request.method == "PATCH":
-            return _json(await self._store.add_feedback({**found[0], **await self._json(request), "id": _id(request)}))
-        return _json(found[0])
+            found = await self._store.add_feedback({**found, **await self._json(request), "id": _id(request)})
+        return _json(found)
 
     async def _add_session(self, request: Request) -> Response:
         return _json(await self._store.add_project(await self._json(request)))
 
     async def _list_sessions(self, request: Request) -> Response:
-        name = request.query_params.get("name")
-        found = await self._store.projects(*(("name = ?", (name,)) if name else ()))
-        first = _whole(request, "offset", 0)
+        name, first = request.query_params.get("name"), _whole(request, "offset", 0)
+        found = await self._store.projects(**({"name": name} if name else {}))
         return _json(found[first : first + _whole(request, "limit", 100)])
 
     async def _one_session(self, request: Request) -> Response:
-        found = await self._store.projects("id = ?", (_id(request),))
-        if not found:
-            raise HTTPException(404, "this project is not here")
-        return _json(found[0])
-
-    # pages
+        return _json(_first(await self._store.projects(id=_id(request)), "project"))
 
     async def _traces_page(self, request: Request) -> Response:
-        filters = {name: request.query_params.get(name, "") for name in FILTERS}
+        filters = {name: text(request.query_params.get(name)) or "" for name in FILTERS}
         page = await self._listing.traces(filters, request.query_params.get("after"))
         return _page(pages.traces_page(page, filters, self.problems, str(request.base_url).rstrip("/")))
 
     async def _trace_page(self, request: Request) -> Response:
         trace_id = _id(request)
         runs = await self._listing.runs(trace_id)
-        if not runs:
-            raise HTTPException(404, f"trace {trace_id} is not here")
+        _first(runs, f"trace {trace_id}")
         ours = "run_id IN (SELECT id FROM llmops_recorder_runs WHERE trace_id = ?)"
         return _page(pages.trace_page(trace_id, runs, await self._store.feedback(ours, (trace_id,), (1000, 0))))
 
@@ -227,48 +204,41 @@ class RecorderApp:
         return _page(pages.threads_page(await self._listing.threads(request.query_params.get("after"))))
 
     async def _thread_page(self, request: Request) -> Response:
-        thread = request.path_params["id"]
+        thread = text(request.path_params["id"]) or ""
         turns = await self._listing.turns(thread)
-        if not turns:
-            raise HTTPException(404, "no trace has named this thread")
+        _first(turns, "thread with this name")
         return _page(pages.thread_page(thread, turns))
 
-    # what goes wrong
+    async def _shared(self, request: Request) -> Response:
+        return RedirectResponse((await self._run(request))["app_path"])
 
-    async def _refuse(self, request: Request, error: RefusedRequestError) -> Response:
-        self.problems.append(f"{request.method} {request.url.path}: {error}")
-        return _json({"detail": str(error)}, error.status)
-
-    async def _fail(self, request: Request, error: StoreError) -> Response:
-        line = redact(str(error))
-        self.problems.append(f"{request.method} {request.url.path}: {line}")
-        return _json({"detail": line}, 503 if error.is_retryable else 500)
-
-    async def _unknown(self, request: Request, error: HTTPException) -> Response:
-        if "text/html" in request.headers.get("accept", ""):
-            return _page(pages.missing_page(error.detail), error.status_code)
-        if request.method != "GET":
-            self.problems.append(f"{request.method} {request.url.path}: {error.detail}")
-        return _json({"detail": error.detail}, error.status_code)
+    async def _fault(self, request: Request, error: Exception) -> Response:
+        """What could not be done, in one line: a page to whoever looks at pages, JSON to clients."""
+        status, line = _told(error)
+        if request.method != "GET" or status >= SERVER_FAULT:
+            self.problems.append(f"{request.method} {request.url.path}: {line}")
+        asked = request.scope.get("endpoint")
+        if asked in self._pages.values() or (asked is None and "text/html" in request.headers.get("accept", "")):
+            nowhere = "id" in request.path_params and status < SERVER_FAULT
+            return _page(pages.missing_page(line), NOT_FOUND if nowhere else status)
+        return _json({"detail": line}, status)
 
 
-class _Guard:
+def _guarded(app: ASGIApp, hosts: Collection[str] | None) -> ASGIApp:
     """Turns away what a web page of somebody else could make a browser send here."""
 
-    def __init__(self, app: ASGIApp, hosts: Collection[str] | None) -> None:
-        self._app = app
-        self._hosts = hosts
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = dict(scope["headers"])
-        host, origin = headers.get(b"host", b"").decode("latin-1"), headers.get(b"origin", b"").decode("latin-1")
-        if self._hosts is not None and _hostname(f"//{host}") not in self._hosts:
+    async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
+        headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
+        host, origin = headers.get(b"host", ""), headers.get(b"origin", "")
+        if hosts is not None and _hostname(f"//{host}") not in hosts:
             refused = "this Host is not served here; use the address that the command printed"
         elif origin and urlsplit(origin).netloc != host:
             refused = "pages of other sites may not ask here"
         else:
-            return await self._app(scope, receive, send)
+            return await app(scope, receive, send)
         return await _json({"detail": refused}, 403)(scope, receive, send)
+
+    return guarded
 
 
 def _hostname(url: str) -> str | None:
@@ -278,19 +248,28 @@ def _hostname(url: str) -> str | None:
         return None  # a Host that is no address is served by nobody
 
 
-def _single(kind: str, fields: dict[str, Any]) -> Intake:
-    intake = Intake()
-    intake.add_run(kind, fields)
-    return intake
-
-
 def _id(request: Request) -> str:
     return run_uuid(request.path_params["id"], "an id")
+
+
+def _first(found: list[dict[str, Any]], what: str) -> dict[str, Any]:
+    if not found:
+        raise RefusedRequestError(NOT_FOUND, f"there is no {what} here")
+    return found[0]
 
 
 def _whole(request: Request, name: str, default: int) -> int:
     given = request.query_params.get(name, "")
     return min(int(given), 10**6) if given.isascii() and given.isdigit() else default
+
+
+def _told(error: Exception) -> tuple[int, str]:
+    match error:
+        case RefusedRequestError():
+            return error.status, str(error)
+        case HTTPException():
+            return error.status_code, error.detail
+    return 503 if getattr(error, "is_retryable", False) else 500, redact(str(error))
 
 
 def _json(value: Any, status: int = 200) -> Response:
@@ -304,10 +283,6 @@ def _page(html: str, status: int = 200) -> Response:
 
 async def _info(_: Request) -> Response:
     return _json(INFO)
-
-
-async def _wrong_address(_: Request, error: ConfigurationError) -> Response:
-    return _page(pages.missing_page(str(error)), 400)
 
 
 async def _gone(_: Request, __: ClientDisconnect) -> Response:

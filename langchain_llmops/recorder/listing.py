@@ -3,46 +3,46 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from langchain_llmops.core.errors import ConfigurationError
-from langchain_llmops.recorder.storage import holes
+from langchain_llmops.recorder.storage import after_key, among, select
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from langchain_llmops.stores.base import Sql
 
-__all__ = ["FILTERS", "MOST_CHARACTERS", "PREVIEWED", "Listing", "Page"]
+__all__ = ["FILTERS", "MOST_CHARACTERS", "PREVIEWED", "Listing", "Page", "in_order"]
 
 PAGE_ROWS: Final = 50
 MOST_SHOWN: Final = 1000
 MOST_CHARACTERS: Final = 200_000  # of one field; what is longer is cut in the database, before it is carried here
 PREVIEWED: Final = 20_000
+SEARCHED: Final = ("name", "inputs", "outputs", "error")
+SPECIAL: Final = re.compile("[!%_]")
+ESCAPED: Final = "ESCAPE '!'"
+SOME_RUN: Final = "EXISTS (SELECT 1 FROM llmops_recorder_runs r WHERE r.trace_id = t.id"
 FILTERS: Final = {
     "user": "t.user_id = ?",
     "session": "t.thread = ?",
     "project": "t.project = ?",
-    "errors": "EXISTS (SELECT 1 FROM llmops_recorder_runs r WHERE r.trace_id = t.id AND r.error IS NOT NULL)",
-    "text": (
-        "EXISTS (SELECT 1 FROM llmops_recorder_runs r WHERE r.trace_id = t.id AND (LOWER(r.name) LIKE ? ESCAPE '!'"
-        " OR LOWER(r.inputs) LIKE ? ESCAPE '!' OR LOWER(r.outputs) LIKE ? ESCAPE '!'"
-        " OR LOWER(r.error) LIKE ? ESCAPE '!'))"
-    ),
+    "errors": f"{SOME_RUN} AND r.error IS NOT NULL)",
+    "text": f"{SOME_RUN} AND ({' OR '.join(f'LOWER(r.{name}) LIKE ? {ESCAPED}' for name in SEARCHED)}))",
 }
 TOTALS: Final = (
-    "COUNT(*) AS runs, SUM(CASE WHEN r.run_type = 'llm' THEN r.total_tokens END) AS total_tokens,"
-    " SUM(CASE WHEN r.run_type = 'llm' THEN r.cost_pico END) AS cost_pico, MIN(r.started_us) AS first_us,"
-    " MAX(r.ended_us) AS last_us, SUM(CASE WHEN r.error IS NOT NULL THEN 1 ELSE 0 END) AS errors"
+    "COUNT(*) AS runs",
+    "SUM(CASE WHEN r.run_type = 'llm' THEN r.total_tokens END) AS total_tokens",
+    "SUM(CASE WHEN r.run_type = 'llm' THEN r.cost_pico END) AS cost_pico",
+    "SUM(CASE WHEN r.error IS NOT NULL THEN 1 ELSE 0 END) AS errors",
 )
-TOTAL_NAMES: Final = ("runs", "total_tokens", "cost_pico", "first_us", "last_us", "errors")
 SHOWN: Final = (
     "id", "trace_id", "parent_run_id", "dotted_order", "name", "run_type", "started_us", "ended_us", "total_tokens",
-    "cost_pico", "tags", "attachments", "error", "inputs", "outputs", "extra",
+    "cost_pico", "tags", "attachments",
+    *(f"SUBSTR({name}, 1, {MOST_CHARACTERS + 1}) AS {name}" for name in ("error", "inputs", "outputs", "extra")),
 )  # fmt: skip
-LONGEST_TIME: Final = 18
-CUT: Final = frozenset(("error", "inputs", "outputs", "extra"))
+ROOT: Final = ("trace_id", "name", "started_us", "ended_us", "error", f"SUBSTR(inputs, 1, {PREVIEWED + 1}) AS inputs")
 
 
 @dataclass(frozen=True)
@@ -64,84 +64,59 @@ class Listing:
         where, values = _where(filters)
         if after:
             where.append("(t.started_us, t.id) < (?, ?)")
-            values += _key(after)
-        names = ("id", "started_us", "project", "user_id", "thread")
-        rows = await self._rows(
-            names,
-            f"SELECT {', '.join(f't.{name}' for name in names)} FROM llmops_recorder_traces t"  # noqa: S608 - our words
-            f" WHERE {' AND '.join(where)} ORDER BY t.started_us DESC, t.id DESC LIMIT ?",
-            (*values, PAGE_ROWS + 1),
+            values += after_key(after)
+        tail = (
+            f"FROM llmops_recorder_traces t WHERE {' AND '.join(where)} ORDER BY t.started_us DESC, t.id DESC LIMIT ?"
         )
-        page = _page(rows, "started_us", "id")
-        ids = [row["id"] for row in page.rows]
-        totals, roots = await self._totals("r.trace_id", ids), await self._roots(ids)
-        return Page(
-            [{**row, **totals.get(row["id"], {}), "root": roots.get(row["id"])} for row in page.rows], page.after
-        )
+        columns = ("t.id", "t.started_us", "t.project", "t.user_id", "t.thread")
+        rows = await select(self._sql, columns, tail, (*values, PAGE_ROWS + 1))
+        ids = [row["id"] for row in rows[:PAGE_ROWS]]
+        totals = await self._totals("r.trace_id", ids)
+        tail = f"FROM llmops_recorder_runs WHERE parent_run_id IS NULL AND {among('trace_id', ids)}"
+        roots = {root["trace_id"]: root for root in await select(self._sql, ROOT, tail, ids)}
+        return _page([{**row, **totals.get(row["id"], {}), "root": roots.get(row["id"])} for row in rows], "id")
 
     async def runs(self, trace_id: str) -> list[dict[str, Any]]:
         """The runs of one trace, cut to what a page can show; at most `MOST_SHOWN`."""
-        return await self._shown("trace_id = ?", (trace_id,))
+        return await self._shown("trace_id = ?", trace_id)
 
     async def threads(self, after: str | None = None) -> Page:
         """Threads, the one with the newest trace first, with the totals of all their runs."""
-        having, values = ("HAVING (MAX(started_us), thread) < (?, ?)", _key(after)) if after else ("", [])
-        rows = await self._rows(
-            ("thread", "started_us", "traces", "user_id"),
-            "SELECT thread, MAX(started_us), COUNT(*), MAX(user_id) FROM llmops_recorder_traces"  # noqa: S608 - ours
-            f" WHERE thread IS NOT NULL GROUP BY thread {having} ORDER BY MAX(started_us) DESC, thread DESC LIMIT ?",
+        having, values = ("HAVING (MAX(started_us), thread) < (?, ?)", after_key(after)) if after else ("", [])
+        tail = f"GROUP BY thread {having} ORDER BY MAX(started_us) DESC, thread DESC LIMIT ?"
+        rows = await select(
+            self._sql,
+            ("thread", "MAX(started_us) AS started_us", "COUNT(*) AS traces", "MAX(user_id) AS user_id"),
+            f"FROM llmops_recorder_traces WHERE thread IS NOT NULL {tail}",
             (*values, PAGE_ROWS + 1),
         )
-        page = _page(rows, "started_us", "thread")
-        totals = await self._totals("t.thread", [row["thread"] for row in page.rows])
-        return Page([{**row, **totals.get(row["thread"], {})} for row in page.rows], page.after)
+        totals = await self._totals("t.thread", [row["thread"] for row in rows])
+        return _page([{**row, **totals.get(row["thread"], {})} for row in rows], "thread")
 
     async def turns(self, thread: str) -> list[dict[str, Any]]:
         """The root runs of a thread's traces, oldest first, each with the totals of its trace; at most `MOST_SHOWN`."""
-        among = "trace_id IN (SELECT id FROM llmops_recorder_traces WHERE thread = ?) AND parent_run_id IS NULL"
-        roots = await self._shown(among, (thread,))
+        within = "trace_id IN (SELECT id FROM llmops_recorder_traces WHERE thread = ?) AND parent_run_id IS NULL"
+        roots = await self._shown(within, thread)
         totals = await self._totals("r.trace_id", [root["trace_id"] for root in roots])
         return [{**root, **totals[root["trace_id"]]} for root in roots]
 
-    async def _shown(self, where: str, values: Sequence[Any]) -> list[dict[str, Any]]:
-        columns = [f"SUBSTR({name}, 1, {MOST_CHARACTERS + 1})" if name in CUT else name for name in SHOWN]
-        return await self._rows(
-            SHOWN,
-            f"SELECT {', '.join(columns)} FROM llmops_recorder_runs WHERE {where}"  # noqa: S608 - ours
-            f" ORDER BY started_us, id LIMIT {MOST_SHOWN}",
-            values,
-        )
+    async def _shown(self, where: str, value: str) -> list[dict[str, Any]]:
+        tail = f"FROM llmops_recorder_runs WHERE {where} ORDER BY started_us, id LIMIT {MOST_SHOWN}"
+        return await select(self._sql, SHOWN, tail, (value,))
 
     async def _totals(self, group: str, keys: Sequence[str]) -> dict[str, dict[str, Any]]:
-        rows = (
-            await self._rows(
-                ("key", *TOTAL_NAMES),
-                f"SELECT {group}, {TOTALS} FROM llmops_recorder_runs r"  # noqa: S608 - ours
-                " JOIN llmops_recorder_traces t ON t.id = r.trace_id"
-                f" WHERE {group} IN ({holes(keys)}) GROUP BY {group}",
-                keys,
-            )
-            if keys
-            else []
-        )
-        return {row.pop("key"): row for row in rows}
+        tail = f"JOIN llmops_recorder_traces t ON t.id = r.trace_id WHERE {among(group, keys)} GROUP BY {group}"
+        columns = (f"{group} AS grouped", *TOTALS)
+        rows = await select(self._sql, columns, f"FROM llmops_recorder_runs r {tail}", keys)
+        return {row.pop("grouped"): row for row in rows}
 
-    async def _roots(self, ids: Sequence[str]) -> dict[str, dict[str, Any]]:
-        names = ("trace_id", "name", "started_us", "ended_us", "error", f"SUBSTR(inputs, 1, {PREVIEWED + 1})")
-        rows = (
-            await self._rows(
-                names,
-                f"SELECT {', '.join(names)} FROM llmops_recorder_runs"  # noqa: S608 - ours
-                f" WHERE parent_run_id IS NULL AND trace_id IN ({holes(ids)})",
-                ids,
-            )
-            if ids
-            else []
-        )
-        return {row["trace_id"]: {**row, "inputs": row.pop(names[-1])} for row in rows}
 
-    async def _rows(self, names: Sequence[str], statement: str, values: Sequence[Any]) -> list[dict[str, Any]]:
-        return [dict(zip(names, row, strict=True)) for row in await self._sql.fetch(statement, values)]
+def in_order(runs: Sequence[Mapping[str, Any]]) -> list[tuple[int, Mapping[str, Any]]]:
+    """`(depth, run)` as LangSmith's `dotted_order` has them; by parent and start for runs that carry none."""
+    by_id = {run["id"]: run for run in runs}
+    places = {run["id"]: _place(run, by_id) for run in runs}
+    top = min((len(place) for place in places.values()), default=0)
+    return [(len(places[run["id"]]) - top, run) for run in sorted(runs, key=lambda run: places[run["id"]])]
 
 
 def _where(filters: Mapping[str, str]) -> tuple[list[str], list[Any]]:
@@ -157,22 +132,23 @@ def _text_values(wanted: str) -> list[str]:
     """The words in any case; within JSON as JSON writes them."""
     plain = wanted.lower()
     within = json.dumps(plain, ensure_ascii=False)[1:-1]
-    return [_like(plain), _like(within), _like(within), _like(plain)]
+    return ["%" + SPECIAL.sub(r"!\g<0>", words) + "%" for words in (plain, within, within, plain)]
 
 
-def _like(words: str) -> str:
-    for special in "!%_":
-        words = words.replace(special, f"!{special}")
-    return f"%{words}%"
-
-
-def _page(rows: list[dict[str, Any]], *key: str) -> Page:
+def _page(rows: list[dict[str, Any]], key: str) -> Page:
     shown = rows[:PAGE_ROWS]
-    return Page(shown, ".".join(str(shown[-1][name]) for name in key) if len(rows) > PAGE_ROWS else None)
+    return Page(shown, f"{shown[-1]['started_us']}.{shown[-1][key]}" if len(rows) > PAGE_ROWS else None)
 
 
-def _key(after: str) -> list[Any]:
-    started, _, rest = after.partition(".")
-    if not started.lstrip("-").isdigit() or len(started) > LONGEST_TIME:
-        raise ConfigurationError("this page address is damaged; go back to the first page")
-    return [int(started), rest]
+def _place(run: Mapping[str, Any], by_id: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
+    if run["dotted_order"]:
+        return tuple(run["dotted_order"].split("."))
+    path, seen = list[str](), set[str]()
+    at: Mapping[str, Any] | None = run
+    while at is not None and at["id"] not in seen:
+        seen.add(at["id"])
+        if at["dotted_order"]:
+            return (*at["dotted_order"].split("."), *reversed(path))
+        path.append(f"{at['started_us'] or 0:020d}{at['id']}")
+        at = by_id.get(at["parent_run_id"])
+    return tuple(reversed(path))

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, urlencode
 
 from langchain_llmops.ledger.schema import from_pico
-from langchain_llmops.recorder.listing import FILTERS, MOST_CHARACTERS, PREVIEWED
-from langchain_llmops.recorder.runs import status
+from langchain_llmops.recorder.listing import FILTERS, MOST_CHARACTERS, PREVIEWED, in_order
+from langchain_llmops.recorder.runs import mapping, status
 from langchain_llmops.recorder.style import STYLE
-from langchain_llmops.recorder.tree import in_order
 from langchain_llmops.recorder.words import last_words, lines_of
 
 if TYPE_CHECKING:
@@ -28,6 +27,7 @@ SHORT: Final = 160
 TRACEBACK: Final = "Traceback (most recent call last):"
 BLANK_LINES: Final = re.compile(r"\n(?:[ \t]*\n)+")
 NONE: Final = "-"
+FIGURES: Final = frozenset(("traces", "runs", "failed runs", "tokens", "cost", "took"))
 NARROWEST_BAR: Final = 0.5
 
 
@@ -62,34 +62,28 @@ def threads_page(page: Page) -> str:
 
 def thread_page(thread: str, turns: Sequence[Mapping[str, Any]]) -> str:
     """A conversation: what was asked and answered in each of its traces."""
-    tokens = sum(turn["total_tokens"] or 0 for turn in turns)
-    priced = [turn["cost_pico"] for turn in turns if turn["cost_pico"] is not None]
-    facts = f"{len(turns)} traces · {tokens:,} tokens · {_usd(sum(priced) if priced else None)}"
     shown = _link("/?" + urlencode({"session": thread}), "as a list")
-    return _layout(thread, f"<p class=quiet>{facts} · {shown}</p>" + "".join(_turn(turn) for turn in turns))
+    facts = _joined(_counted(len(turns), "trace"), *_spent(turns), shown)
+    return _layout(thread, f"<p class=quiet>{facts}</p>" + "".join(_turn(turn) for turn in turns))
 
 
 def trace_page(trace_id: str, runs: Sequence[Mapping[str, Any]], feedback: Sequence[Mapping[str, Any]]) -> str:
     """One trace: its runs as a tree, each with tokens, cost, time and what went in and out."""
     tree = in_order(runs)
     root = tree[0][1]
-    start = min(run["started_us"] for run in runs if run["started_us"] is not None) if _timed(runs) else 0
-    ends = [run["ended_us"] or run["started_us"] for run in runs if run["started_us"] is not None]
-    span = max(max(ends, default=start) - start, 1)
+    timed = [run for run in runs if run["started_us"] is not None]
+    start = min((run["started_us"] for run in timed), default=0)
+    span = max(1, max((run["ended_us"] or run["started_us"] for run in timed), default=start) - start)
     said = {run["id"]: [item for item in feedback if item.get("run_id") == run["id"]] for run in runs}
     rows = "".join(_run(run, depth, start, span, said[run["id"]]) for depth, run in tree)
-    head = (
-        "<div class='run head'><span>run</span><span>type</span><span>tokens</span><span>cost</span><span>took</span>"
-        "<span>when</span></div>"
-    )
-    return _layout(
-        root["name"] or "(its start has not come)", _facts(trace_id, root, runs, len(feedback)) + head + rows
-    )
+    head = "".join(f"<span>{name}</span>" for name in ("run", "type", "tokens", "cost", "took", "when"))
+    body = f"{_facts(trace_id, root, runs, len(feedback))}<div class='run head'>{head}</div>{rows}"
+    return _layout(root["name"] or "(its start has not come)", body)
 
 
 def missing_page(line: str) -> str:
     """Something that is not here."""
-    return _layout("Not here", f"<p>{escape(line)}</p>")
+    return _layout("Not here", f"<p>{escape(line)}</p><p>{_link('/', 'Back to all traces')}</p>")
 
 
 def _trace_row(row: Mapping[str, Any]) -> tuple[str, ...]:
@@ -100,7 +94,7 @@ def _trace_row(row: Mapping[str, Any]) -> tuple[str, ...]:
     within = f" <span class=quiet>{errors} within</span>" if errors and state != "error" else ""
     thread = _link(_thread_url(row["thread"]), row["thread"]) if row["thread"] else NONE
     return (
-        _link(f"/traces/{row['id']}", name) + _preview(root),
+        _link(f"/traces/{row['id']}", name) + (_preview(root) if root else ""),
         _word(row["user_id"]),
         thread,
         _badge(state) + within,
@@ -112,8 +106,8 @@ def _trace_row(row: Mapping[str, Any]) -> tuple[str, ...]:
     )
 
 
-def _preview(root: Mapping[str, Any] | None) -> str:
-    said = None if root is None else last_words(_parsed(root["inputs"], PREVIEWED), spoken_by_user=True)
+def _preview(root: Mapping[str, Any]) -> str:
+    said = last_words(_parsed(root["inputs"], PREVIEWED), spoken_by_user=True)
     return f"<div class='quiet preview'>{escape(said[:SHORT])}</div>" if said else ""
 
 
@@ -121,23 +115,25 @@ def _turn(turn: Mapping[str, Any]) -> str:
     asked = last_words(_parsed(turn["inputs"]), spoken_by_user=True)
     answered = last_words(_parsed(turn["outputs"]), spoken_by_user=False)
     link = _link(f"/traces/{turn['trace_id']}", turn["name"] or "trace")
-    facts = f"{_when(turn['started_us'])} · {link} · {_badge(status(turn))} · {_counted(turn['runs'], 'run')}"
-    figures = f"{_number(turn['total_tokens'])} tokens · {_usd(turn['cost_pico'])} · {_took(turn)}"
+    runs = _counted(turn["runs"], "run")
+    facts = _joined(_when(turn["started_us"]), link, _badge(status(turn)), runs, *_spent([turn]), _took(turn))
     answer = _error(turn["error"]) if turn["error"] else _said("assistant", answered or turn["outputs"])
-    return f"<article>{_said('user', asked or turn['inputs'])}{answer}<p class=quiet>{facts} · {figures}</p></article>"
+    return f"<article>{_said('user', asked or turn['inputs'])}{answer}<p class=quiet>{facts}</p></article>"
 
 
 def _facts(trace_id: str, root: Mapping[str, Any], runs: Sequence[Mapping[str, Any]], feedback: int) -> str:
-    metadata = (_parsed(root["extra"]) or {}).get("metadata") or {}
-    models = [run for run in runs if run["run_type"] == "llm"]
-    tokens = sum(run["total_tokens"] or 0 for run in models)
-    priced = [run["cost_pico"] for run in models if run["cost_pico"] is not None]
+    metadata = _metadata(root)
     thread = metadata.get("session_id") or metadata.get("thread_id")
-    who = [f"user {_word(metadata['user_id'])}"] if metadata.get("user_id") else []
-    who += [f"thread {_link(_thread_url(str(thread)), str(thread))}"] if thread else []
-    figures = [_counted(len(runs), "run"), f"{tokens:,} tokens", _usd(sum(priced) if priced else None), _took(root)]
-    figures += [f"{feedback} feedback"] if feedback else []
-    line = " · ".join([_badge(status(root)), *who, *figures, _when(root["started_us"])])
+    line = _joined(
+        _badge(status(root)),
+        f"user {_word(metadata['user_id'])}" if metadata.get("user_id") else "",
+        f"thread {_link(_thread_url(str(thread)), str(thread))}" if thread else "",
+        _counted(len(runs), "run"),
+        *_spent([run for run in runs if run["run_type"] == "llm"]),
+        _took(root),
+        f"{feedback} feedback" if feedback else "",
+        _when(root["started_us"]),
+    )
     return f"<p>{line}</p><p class=quiet>trace {escape(trace_id)}</p>"
 
 
@@ -145,8 +141,8 @@ def _run(run: Mapping[str, Any], depth: int, start: int, span: int, feedback: Se
     state = status(run)
     name = f"<span class=name style='--depth:{depth}'>{_word(run['name'])}{_model(run)}</span>"
     kind = f"<span class='kind {escape(run['run_type'] or '')}'>{_word(run['run_type'])}</span>"
-    cells = (_number(run["total_tokens"]), _usd(run["cost_pico"]), _took(run))
-    figures = "".join(f"<span class=figure>{cell}</span>" for cell in cells)
+    cells = {"tokens": _number(run["total_tokens"]), "cost": _usd(run["cost_pico"]), "took": _took(run)}
+    figures = "".join(f"<span {_cell(name, words)}>{words}</span>" for name, words in cells.items())
     summary = f"<summary class='run {state}'>{name}{kind}{figures}{_bar(run, start, span)}</summary>"
     parts = [_error(run["error"])] if run["error"] else []
     parts += [_section("inputs", run["inputs"], shown=True), _section("outputs", run["outputs"], shown=True)]
@@ -162,9 +158,8 @@ def _model(run: Mapping[str, Any]) -> str:
     """Which model was asked, and by which route: runs of all models have the name of their class."""
     if run["run_type"] != "llm":
         return ""
-    metadata = (_parsed(run["extra"]) or {}).get("metadata") or {}
-    told = [metadata.get("ls_model_name"), metadata.get("llmops_route")]
-    words = " · ".join(escape(str(word)) for word in told if word)
+    metadata = _metadata(run)
+    words = _joined(*(_word(metadata[name]) for name in ("ls_model_name", "llmops_route") if metadata.get(name)))
     return f" <span class=quiet>{words}</span>" if words else ""
 
 
@@ -182,19 +177,15 @@ def _section(title: str, words: str | None, *, shown: bool = False) -> str:
     if words in (None, "{}", "[]"):
         return ""
     value = _parsed(words)
-    lines = lines_of(value) if shown else []
-    inside = (
-        "".join(_said(role, said) for role, said in lines) if lines else f"<pre>{_cut(_pretty(value, words))}</pre>"
-    )
+    inside = "".join(_said(role, said) for role, said in lines_of(value)) if shown else ""
+    pretty = words or "" if value is None else json.dumps(value, indent=2, ensure_ascii=False)
+    inside = inside or f"<pre>{_cut(pretty)}</pre>"
     return f"<details{' open' if shown else ''}><summary>{escape(title)}</summary>{inside}</details>"
 
 
 def _feedback(items: Iterable[Mapping[str, Any]]) -> str:
-    rows = [
-        (_word(item.get("key")), _word(item.get("score", item.get("value"))), _word(item.get("comment")))
-        for item in items
-    ]
-    return _table(("feedback", "score", "comment"), rows) if rows else ""
+    told = [(item.get("key"), item.get("score", item.get("value")), item.get("comment")) for item in items]
+    return _table(("feedback", "score", "comment"), [[_word(value) for value in row] for row in told])
 
 
 def _said(role: str, words: str | None) -> str:
@@ -243,12 +234,16 @@ def _older(path: str, filters: Mapping[str, str], after: str | None) -> str:
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    top = "".join(f"<th>{escape(name)}</th>" for name in head)
-    cells = (
-        "".join(f"<td data-name='{name}'>{cell}</td>" for name, cell in zip(head, row, strict=True)) for row in rows
-    )
-    body = "".join(f"<tr>{row}</tr>" for row in cells)
+    top = "".join(f"<th {_cell(name)}>{escape(name)}</th>" for name in head)
+    named = [zip(head, row, strict=True) for row in rows]
+    lines = ("".join(f"<td {_cell(name, words)}>{words}</td>" for name, words in row) for row in named)
+    body = "".join(f"<tr>{line}</tr>" for line in lines)
     return f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>" if body else ""
+
+
+def _cell(name: str, words: str = "") -> str:
+    kind = ("figure none" if words == NONE else "figure") if name in FIGURES else ""
+    return f"class='{kind}' data-name='{escape(name)}'"
 
 
 def _layout(title: str, body: str) -> str:
@@ -280,7 +275,17 @@ def _number(value: int | None) -> str:
     return NONE if value is None else f"{int(value):,}"
 
 
-def _counted(number: int | None, thing: str) -> str:
+def _joined(*facts: str) -> str:
+    return " · ".join(fact for fact in facts if fact)
+
+
+def _spent(rows: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
+    """Tokens and money of all rows together."""
+    priced = [row["cost_pico"] for row in rows if row["cost_pico"] is not None]
+    return _counted(sum(row["total_tokens"] or 0 for row in rows), "token"), _usd(sum(priced) if priced else None)
+
+
+def _counted(number: int, thing: str) -> str:
     return f"{_number(number)} {thing}" + ("" if number == 1 else "s")
 
 
@@ -288,7 +293,7 @@ def _usd(pico: int | None) -> str:
     if pico is None:
         return NONE
     dollars = from_pico(pico)
-    return f"${dollars:,.6f}" if dollars < 1 else f"${dollars:,.2f}"
+    return "$0" if not dollars else f"${dollars:,.6f}" if dollars < 1 else f"${dollars:,.2f}"
 
 
 def _took(run: Mapping[str, Any]) -> str:
@@ -303,18 +308,14 @@ def _when(microseconds: int | None) -> str:
     return f"<time>{datetime.fromtimestamp(microseconds / 1e6, UTC):%Y-%m-%d %H:%M:%S}</time>"
 
 
-def _timed(runs: Sequence[Mapping[str, Any]]) -> bool:
-    return any(run["started_us"] is not None for run in runs)
-
-
-def _pretty(value: Any, words: str | None) -> str:
-    return words or "" if value is None else json.dumps(value, indent=2, ensure_ascii=False)
-
-
 def _cut(words: str) -> str:
     if len(words) <= MOST_WORDS:
         return escape(words)
     return escape(words[:MOST_WORDS]) + "<span class=quiet> … cut here; the run as JSON has it all</span>"
+
+
+def _metadata(run: Mapping[str, Any]) -> Mapping[str, Any]:
+    return mapping(mapping(_parsed(run["extra"])).get("metadata"))
 
 
 def _parsed(words: str | None, most: int = MOST_CHARACTERS) -> Any:

@@ -22,8 +22,6 @@ from langchain_llmops.stores.base import open_store
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from langchain_llmops.stores.base import Store
-
 __all__ = ["RunningRecorder", "running"]
 
 MAX_BODY_BYTES: Final = 128 * 1024 * 1024
@@ -78,30 +76,8 @@ def running(
     store = open_store(url, setting=setting)
     traces = TraceStore(store, clock)
     app = RecorderApp(traces, max_body_bytes=max_body_bytes, hosts=_names(host))
-    with _listening(host, port) as listener:
-        server = _server(app)
-        started: Future[asyncio.AbstractEventLoop] = Future()
-        ended: Future[None] = Future()
-        work = (server, listener, store, traces, started, ended)
-        thread = threading.Thread(target=_run, args=work, name="recorder", daemon=True)
-        thread.start()
-        try:
-            yield RunningRecorder(_url(host, listener), app, traces, started.result())
-        finally:
-            server.should_exit = True
-            thread.join()
-            if ended.done():
-                ended.result()
+    server, started, ended = _server(app), Future[asyncio.AbstractEventLoop](), Future[None]()
 
-
-def _run(
-    server: uvicorn.Server,
-    listener: socket.socket,
-    store: Store,
-    traces: TraceStore,
-    started: Future[asyncio.AbstractEventLoop],
-    ended: Future[None],
-) -> None:
     async def serve() -> None:
         try:
             await traces.prepare()
@@ -110,12 +86,24 @@ def _run(
         finally:
             await store.aclose()
 
-    try:
-        asyncio.run(serve())
-    except BaseException as error:  # noqa: BLE001 - handed to the thread that waits, which raises it
-        (ended if started.done() else started).set_exception(error)
-    else:
-        ended.set_result(None)
+    def work() -> None:
+        try:
+            asyncio.run(serve())
+        except BaseException as error:  # noqa: BLE001 - handed to the thread that waits, which raises it
+            (ended if started.done() else started).set_exception(error)
+        else:
+            ended.set_result(None)
+
+    with _listening(host, port) as listener:
+        thread = threading.Thread(target=work, name="recorder", daemon=True)
+        thread.start()
+        try:
+            yield RunningRecorder(_url(host, listener), app, traces, started.result())
+        finally:
+            server.should_exit = True
+            thread.join()
+            if ended.done():
+                ended.result()
 
 
 def _server(app: RecorderApp) -> uvicorn.Server:

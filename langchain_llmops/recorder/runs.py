@@ -19,6 +19,7 @@ __all__ = [
     "as_document",
     "feedback_row",
     "iso",
+    "mapping",
     "microseconds",
     "project_id",
     "run_row",
@@ -41,21 +42,22 @@ def run_row(kind: str, fields: Mapping[str, Any], attachments: Mapping[str, Any]
     """Columns of one `post` or `patch`; raises `RefusedRequestError` where id or times cannot be read."""
     run_id = run_uuid(fields.get("id"), "a run's id")
     where = f"run {run_id}"
-    metadata = _mapping(_mapping(fields.get("extra")).get("metadata"))
-    usage = _mapping(metadata.get("usage_metadata")) or _mapping(_mapping(fields.get("outputs")).get("usage_metadata"))
+    metadata = mapping(mapping(fields.get("extra")).get("metadata"))
+    usage = mapping(metadata.get("usage_metadata")) or mapping(mapping(fields.get("outputs")).get("usage_metadata"))
     other = {name: value for name, value in fields.items() if name not in TAKEN and value is not None}
     row: RunRow = dict.fromkeys(COLUMNS)
     row |= {name: _json(fields.get(name)) for name in (*LARGE, "tags")}
     row |= {name: text(fields.get(name)) for name in ("name", "run_type", "dotted_order", "error")}
     row |= {name: text(metadata.get(name)) for name in ("user_id", "session_id")}
     row |= {f"{name}_tokens": _count(usage.get(f"{name}_tokens")) for name in ("input", "output", "total")}
-    row["id"], row["patched"] = run_id, int(kind == "patch")
-    row["parent_run_id"] = _optional_uuid(fields.get("parent_run_id"), where)
-    row["trace_id"] = _trace_id(row, _optional_uuid(fields.get("trace_id"), where))
-    row["project"] = text(fields.get("session_name")) or (DEFAULT_PROJECT if kind == "post" else None)
-    row["thread_id"] = text(metadata.get("thread_id")) or text(metadata.get("conversation_id"))
+    row |= {name: _optional_uuid(fields.get(name), where) for name in ("parent_run_id", "trace_id")}
     row["started_us"] = microseconds(fields.get("start_time"), where)
     row["ended_us"] = microseconds(fields.get("end_time"), where)
+    if kind == "post" and row["parent_run_id"] is None:
+        row["trace_id"] = row["trace_id"] or run_id  # LangSmith's first clients sent none with the root of a trace
+    row["id"], row["patched"] = run_id, int(kind == "patch")
+    row["project"] = text(fields.get("session_name")) or (DEFAULT_PROJECT if kind == "post" else None)
+    row["thread_id"] = text(metadata.get("thread_id")) or text(metadata.get("conversation_id"))
     row["cost_pico"] = _pico(usage.get("total_cost"))
     row["attachments"], row["other"] = _json(attachments or None), _json(other or None)
     return row
@@ -65,13 +67,12 @@ def feedback_row(fields: Mapping[str, Any], now_us: int) -> tuple[Any, ...]:
     """The values of `UPSERT_FEEDBACK`."""
     feedback_id = run_uuid(fields.get("id"), "a feedback's id")
     where = f"feedback {feedback_id}"
-    key, run_id = text(fields.get("key")), _optional_uuid(fields.get("run_id"), where)
-    trace_id = _optional_uuid(fields.get("trace_id"), where)
+    key, created = text(fields.get("key")), microseconds(fields.get("created_at"), where)
     if key is None:
         raise RefusedRequestError(422, f"{where} has no key")
-    created = microseconds(fields.get("created_at"), where)
-    body = {**fields, "id": feedback_id, "run_id": run_id, "trace_id": trace_id}
-    return feedback_id, run_id, trace_id, key, now_us if created is None else created, _json(body)
+    of = {name: _optional_uuid(fields.get(name), where) for name in ("run_id", "trace_id")}
+    body = _json({**fields, "id": feedback_id, **of})
+    return feedback_id, *of.values(), key, now_us if created is None else created, body
 
 
 def as_document(row: RunRow) -> dict[str, Any]:
@@ -124,15 +125,8 @@ def text(value: object) -> str | None:
     """A value for a text column: NUL and lone surrogates, which databases refuse, are replaced."""
     if value is None or value == "":
         return None
-    words = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    words = value if isinstance(value, str) else _dumped(value)
     return words.replace("\x00", "\ufffd").encode("utf-8", "replace").decode()
-
-
-def _trace_id(row: RunRow, given: str | None) -> str | None:
-    """LangSmith's first clients sent none: a posted run without a parent is the root of its own trace."""
-    if given is None and row["parent_run_id"] is None and not row["patched"]:
-        return str(row["id"])
-    return given
 
 
 def _optional_uuid(value: object, where: str) -> str | None:
@@ -170,12 +164,20 @@ def _pico(dollars: object) -> int | None:
     return to_pico(Decimal(str(dollars))) if math.isfinite(amount) and 0 <= amount <= MOST_DOLLARS else None
 
 
-def _mapping(value: object) -> Mapping[str, Any]:
+def mapping(value: object) -> Mapping[str, Any]:
+    """The value, or nothing when it is no mapping: clients may send anything where LangSmith has one."""
     return value if isinstance(value, Mapping) else {}
 
 
 def _json(value: object) -> str | None:
-    return None if value is None else text(json.dumps(value, ensure_ascii=False))
+    return None if value is None else text(_dumped(value))
+
+
+def _dumped(value: object) -> str:
+    try:
+        return json.dumps(value, ensure_ascii=False)
+    except RecursionError as error:
+        raise RefusedRequestError(422, "what is nested this deeply cannot be kept") from error
 
 
 def _parsed(words: str | None) -> Any:

@@ -22,19 +22,15 @@ if TYPE_CHECKING:
 
     from langchain_llmops.recorder.intake import Intake
     from langchain_llmops.recorder.runs import RunRow
-    from langchain_llmops.stores.base import Row, Store, Transaction
+    from langchain_llmops.stores.base import Sql, Store, Transaction
 
-__all__ = ["TraceStore", "holes"]
+__all__ = ["TraceStore", "after_key", "among", "select"]
 
 MOST_RUNS: Final = 100
 LONGEST_TIME: Final = 18
-# filters of `POST /runs/query` that are one comparison; a list asks for any of its values
-COMPARED: Final = {
-    "id": "id",
-    "trace": "trace_id",
-    "parent_run": "parent_run_id",
-    "run_type": "run_type",
-}
+NOBODY: Final = "00000000-0000-0000-0000-000000000000"  # LangSmith's client asks for a tenant
+# filters of `POST /runs/query` that ask for any of some values, and those that are yes or no
+COMPARED: Final = {"id": "id", "trace": "trace_id", "parent_run": "parent_run_id", "run_type": "run_type"}
 FLAGS: Final = {
     ("is_root", True): "parent_run_id IS NULL",
     ("is_root", False): "parent_run_id IS NOT NULL",
@@ -75,31 +71,27 @@ class TraceStore:
             await transaction.execute_many(UPSERT_RUN, [tuple(run[name] for name in COLUMNS) for run in runs])
             await transaction.execute_many(UPSERT_FEEDBACK, sorted(intake.feedback, key=lambda row: row[0]))
 
-    async def run(self, run_id: str) -> dict[str, Any] | None:
-        """One run as a document, once its start is known."""
-        found = await self._runs("id = ?", (run_id,), "", 1)
-        return as_document(found[0]) if found else None
-
     async def query(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        """Answer `POST /runs/query`: newest first unless `order` is `asc`, paged by key."""
+        """Answer `POST /runs/query`, with runs whose start is known: newest first, or oldest if `order` is `asc`."""
         where, values = _conditions(body)
-        order = "ASC" if body.get("order") == "asc" else "DESC"
-        limit = _limit(body.get("limit"))
+        order, beyond = ("ASC", ">") if body.get("order") == "asc" else ("DESC", "<")
+        limit = min(max(asked, 1), MOST_RUNS) if isinstance(asked := body.get("limit"), int) else MOST_RUNS
         if body.get("cursor"):
-            where.append(f"(started_us, id) {'>' if order == 'ASC' else '<'} (?, ?)")
-            values += _cursor(body["cursor"])
-        rows = await self._runs(" AND ".join(where), values, f"ORDER BY started_us {order}, id {order}", limit + 1)
+            where.append(f"(started_us, id) {beyond} (?, ?)")
+            values += after_key(str(body["cursor"]))
+        tail = f"WHERE {' AND '.join(where)} ORDER BY started_us {order}, id {order} LIMIT ?"
+        rows = await select(self.sql, COLUMNS, f"FROM llmops_recorder_runs {tail}", (*values, limit + 1))
         last = rows[limit - 1] if len(rows) > limit else None
         cursor = None if last is None else f"{last['started_us']}.{last['id']}"
         return {"runs": [as_document(row) for row in rows[:limit]], "cursors": {"next": cursor}}
 
-    async def projects(self, where: str = "1 = 1", values: Sequence[Any] = ()) -> list[dict[str, Any]]:
-        """Projects as LangSmith's sessions, by name."""
-        rows = await self.sql.fetch(
-            f"SELECT id, name, created_us FROM llmops_recorder_projects WHERE {where} ORDER BY name",  # noqa: S608 - ours
-            values,
-        )
-        return [_session(row) for row in rows]
+    async def projects(self, **wanted: str) -> list[dict[str, Any]]:
+        """Projects as LangSmith's sessions, by name; those whose `id` or `name` is the wanted one."""
+        where = " AND ".join(f"{column} = ?" for column in wanted) or "1 = 1"
+        tail = f"FROM llmops_recorder_projects WHERE {where} ORDER BY name"
+        rows = await select(self.sql, ("id", "name", "created_us"), tail, tuple(wanted.values()))
+        more = {"tenant_id": NOBODY, "reference_dataset_id": None}
+        return [{"id": row["id"], "name": row["name"], "start_time": iso(row["created_us"]), **more} for row in rows]
 
     async def add_project(self, fields: Mapping[str, Any]) -> dict[str, Any]:
         """Make a project, or find it."""
@@ -107,7 +99,7 @@ class TraceStore:
         if name is None:
             raise RefusedRequestError(422, "a project needs a name")
         await self.sql.execute(INSERT_PROJECT, self._project(name))
-        return (await self.projects("name = ?", (name,)))[0]
+        return (await self.projects(name=name))[0]
 
     async def add_feedback(self, fields: Mapping[str, Any]) -> dict[str, Any]:
         """Store one feedback; its document."""
@@ -118,23 +110,12 @@ class TraceStore:
 
     async def feedback(self, where: str, values: Sequence[Any], page: tuple[int, int] = (100, 0)) -> list[Any]:
         """Feedback documents, oldest first; `page` is `(limit, offset)`."""
-        rows = await self.sql.fetch(
-            f"SELECT body FROM llmops_recorder_feedback WHERE {where} ORDER BY created_us, id LIMIT ? OFFSET ?",  # noqa: S608 - ours
-            (*values, *page),
-        )
-        return [json.loads(row[0]) for row in rows]
+        tail = f"FROM llmops_recorder_feedback WHERE {where} ORDER BY created_us, id LIMIT ? OFFSET ?"
+        return [json.loads(row["body"]) for row in await select(self.sql, ("body",), tail, (*values, *page))]
 
-    async def drop_feedback(self, feedback_id: str) -> int:
-        """Remove one feedback; how many there were."""
-        return await self.sql.execute("DELETE FROM llmops_recorder_feedback WHERE id = ?", (feedback_id,))
-
-    async def _runs(self, where: str, values: Sequence[Any], tail: str, limit: int) -> list[RunRow]:
-        rows = await self.sql.fetch(
-            f"SELECT {', '.join(COLUMNS)} FROM llmops_recorder_runs"  # noqa: S608 - our own words, values are bound
-            f" WHERE started_us IS NOT NULL AND name IS NOT NULL AND {where} {tail} LIMIT ?",
-            (*values, limit),
-        )
-        return [dict(zip(COLUMNS, row, strict=True)) for row in rows]
+    async def drop_feedback(self, feedback_id: str) -> None:
+        """Remove one feedback."""
+        await self.sql.execute("DELETE FROM llmops_recorder_feedback WHERE id = ?", (feedback_id,))
 
     def _traces(self, runs: list[RunRow]) -> list[tuple[Any, ...]]:
         now = self.now_us()
@@ -156,9 +137,24 @@ class TraceStore:
         return project_id(name), name, self.now_us()
 
 
-def holes(values: Sequence[Any]) -> str:
-    """Placeholders for an IN list."""
-    return ", ".join("?" * len(values))
+async def select(sql: Sql, columns: Sequence[str], tail: str, values: Sequence[Any]) -> list[dict[str, Any]]:
+    """Rows by the last word of each column: `t.id` is `id`, and `MAX(x) AS most` is `most`."""
+    names = [column.replace(".", " ").rpartition(" ")[2] for column in columns]
+    rows = await sql.fetch(f"SELECT {', '.join(columns)} {tail}", values)
+    return [dict(zip(names, row, strict=True)) for row in rows]
+
+
+def among(column: str, values: Sequence[Any]) -> str:
+    """The condition that a column has one of these values, with a placeholder for each."""
+    return f"{column} IN ({', '.join('?' * len(values)) or 'NULL'})"
+
+
+def after_key(cursor: str) -> list[Any]:
+    """`(time, id)` at which the next page begins."""
+    started, _, key = cursor.partition(".")
+    if not started.lstrip("-").isdigit() or len(started) > LONGEST_TIME:
+        raise RefusedRequestError(422, "the cursor is not one that was given out here; begin with the first page")
+    return [int(started), key]
 
 
 async def _trace_of(transaction: Transaction, parent_id: str) -> str:
@@ -171,36 +167,16 @@ def _conditions(body: Mapping[str, Any]) -> tuple[list[str], list[Any]]:
     for name in UNSUPPORTED:
         if body.get(name):
             raise RefusedRequestError(422, f"this local recorder does not know {name!r}; filter the runs it lists")
-    where, values = ["1 = 1"], list[Any]()
-    for name, column in COMPARED.items():
-        if body.get(name):
-            wanted = body[name] if isinstance(body[name], list) else [body[name]]
-            where.append(f"{column} IN ({holes(wanted)})")
-            values += [str(value) for value in wanted]
-    if body.get("session"):
-        given = body["session"]
-        ids = [str(project) for project in (given if isinstance(given, list) else [given])]
-        where.append(f"project IN (SELECT name FROM llmops_recorder_projects WHERE id IN ({holes(ids)}))")  # noqa: S608 - ours
-        values += ids
+    where, values = ["started_us IS NOT NULL", "name IS NOT NULL"], list[Any]()
+    for name, column in {**COMPARED, "session": "id"}.items():
+        if given := body.get(name):
+            wanted = [str(value) for value in (given if isinstance(given, list) else [given])]
+            condition = among(column, wanted)
+            named = f"project IN (SELECT name FROM llmops_recorder_projects WHERE {condition})"  # noqa: S608 - ours
+            where.append(named if name == "session" else condition)
+            values += wanted
     if body.get("start_time"):
         where.append("started_us >= ?")
         values.append(microseconds(body["start_time"], "start_time"))
     where += [condition for (name, wanted), condition in FLAGS.items() if body.get(name) is wanted]
     return where, values
-
-
-def _limit(value: object) -> int:
-    return min(max(value, 1), MOST_RUNS) if isinstance(value, int) else MOST_RUNS
-
-
-def _cursor(value: object) -> tuple[int, str]:
-    started, _, run_id = str(value).partition(".")
-    if not started.lstrip("-").isdigit() or len(started) > LONGEST_TIME:
-        raise RefusedRequestError(422, "the cursor is not one that was given out here")
-    return int(started), run_id
-
-
-def _session(row: Row) -> dict[str, Any]:
-    """The tenant is nobody's: LangSmith's client asks for one."""
-    nobody = "00000000-0000-0000-0000-000000000000"
-    return {"id": row[0], "name": row[1], "start_time": iso(row[2]), "tenant_id": nobody, "reference_dataset_id": None}

@@ -25,7 +25,7 @@ th,td{padding:.4rem .6rem;text-align:left;border-bottom:1px solid var(--line);ve
 overflow-wrap:break-word}
 th{white-space:nowrap;font-weight:600;color:var(--quiet);font-size:.85rem}time{white-space:nowrap}
 td[data-name=user],td[data-name=session],td[data-name=thread]{min-width:5rem;max-width:14rem}
-td[data-name=runs],td[data-name=tokens],td[data-name=cost],td[data-name=took]{white-space:nowrap}
+td:first-child{min-width:14rem}.figure{text-align:right;white-space:nowrap}
 .preview{overflow:hidden;text-overflow:ellipsis;display:-webkit-box;-webkit-line-clamp:2;-webkit-box-orient:vertical}
 .state{font-weight:600}.state.error,p.error{color:var(--bad)}.state.ok{color:var(--good)}.state.open{color:var(--quiet)}
 .run{display:grid;grid-template-columns:minmax(10rem,3fr) 6rem 5rem 6.5rem 5rem minmax(6rem,2fr);gap:.6rem;
@@ -35,7 +35,7 @@ align-items:center;padding:.35rem .4rem;border-bottom:1px solid var(--line);font
 summary{cursor:pointer}summary.run{list-style:none}summary.run::-webkit-details-marker{display:none}
 summary.run:hover{background:var(--tint)}.name{padding-left:calc(var(--depth)*1.1rem);overflow-wrap:anywhere}
 .name::before{content:"▸ ";color:var(--quiet)}details[open]>summary>.name::before{content:"▾ "}
-.run.error .name{color:var(--bad);font-weight:600}.figure{text-align:right;white-space:nowrap}
+.run.error .name{color:var(--bad);font-weight:600}
 .kind{font-size:.8rem;color:var(--quiet)}.kind.llm{color:var(--link);font-weight:600}
 .bar{background:var(--tint);border-radius:3px;height:.7rem;overflow:hidden}
 .bar i{display:block;height:100%;background:var(--bar);border-radius:3px}.run.error .bar i{background:var(--bad)}
@@ -48,11 +48,11 @@ font-size:.85rem;max-height:32rem}article{border-bottom:1px solid var(--line);pa
 @media(max-width:46rem){thead,.run.head{display:none}
 table,tbody{display:block}tr{display:block;padding:.5rem 0;border-bottom:1px solid var(--line)}
 td{display:inline-block;border:0;padding:0 .8rem 0 0}
-td[data-name=user],td[data-name=session],td[data-name=thread]{min-width:0}
-td::before{content:attr(data-name) " ";color:var(--quiet);font-size:.8rem}
-td:first-child{display:block;padding:0}td:first-child::before{content:none}
-.run{grid-template-columns:1fr auto auto auto;gap:.15rem .7rem}
-.run .name{grid-column:1/-1}.run .bar{grid-column:1/-1}.kind,.figure{font-size:.8rem}
+td[data-name=user],td[data-name=session],td[data-name=thread]{min-width:0;max-width:100%}
+td::before,.run .figure::before{content:attr(data-name) " ";color:var(--quiet);font-size:.8rem}
+td:first-child{display:block;padding:0;min-width:0}td:first-child::before{content:none}
+.run .figure.none{display:none}.run{display:flex;flex-wrap:wrap;gap:.15rem .7rem}
+.run .name,.run .bar{width:100%}.run .kind{flex:1}.kind,.run .figure{font-size:.8rem}
 .name{padding-left:calc(var(--depth)*.7rem)}
 input:not([type]){width:calc(50% - .25rem)}.body{padding-left:.4rem}}
 """

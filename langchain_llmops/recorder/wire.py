@@ -7,12 +7,14 @@ import io
 import json
 import re
 import zlib
-from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import zstandard
 
 from langchain_llmops.core.errors import LLMOpsError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = ["Part", "RefusedRequestError", "json_of", "parts_of", "plain"]
 
@@ -30,8 +32,7 @@ class RefusedRequestError(LLMOpsError):
         self.status = status
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(NamedTuple):
     """One part of a multipart body."""
 
     name: str
@@ -39,24 +40,10 @@ class Part:
     data: bytes
 
 
-class _Readable(Protocol):
-    def read(self, size: int, /) -> bytes: ...
-
-
 def plain(body: bytes, encoding: str, max_bytes: int) -> bytes:
     """The body without its Content-Encoding; never holds more than `max_bytes` + 1 of what it unpacks to."""
-    source: _Readable
-    match encoding:
-        case "" | "identity":
-            source = io.BytesIO(body)
-        case "zstd":
-            source = zstandard.ZstdDecompressor().stream_reader(io.BytesIO(body), read_across_frames=True)
-        case "gzip":
-            source = gzip.GzipFile(fileobj=io.BytesIO(body))
-        case _:
-            raise RefusedRequestError(415, f"Content-Encoding {encoding[:40]!r} is not known; use zstd, gzip or none")
     try:
-        data = source.read(max_bytes + 1)
+        data = _reader(io.BytesIO(body), encoding)(max_bytes + 1)
     except BROKEN as error:
         raise RefusedRequestError(400, f"the body is no whole {encoding} stream") from error
     if len(data) > max_bytes:
@@ -79,7 +66,11 @@ def parts_of(body: bytes, content_type: str) -> list[Part]:
         head, end = body.find(b"\r\n\r\n", start), body.find(b"\r\n" + mark, start)
         if not 0 <= head < end:
             raise RefusedRequestError(400, f"the multipart body ends within part {len(parts) + 1}")
-        parts.append(_part(body[start:head], body[head + 4 : end], len(parts) + 1))
+        name, kind = PART_NAME.search(body, start, head), PART_TYPE.search(body, start, head)
+        if name is None:
+            raise RefusedRequestError(400, f"part {len(parts) + 1} of the multipart body has no name")
+        content_type = kind[1].decode("latin-1").strip() if kind else ""
+        parts.append(Part(name[1].decode("utf-8", "replace"), content_type, body[head + 4 : end]))
         at = end + 2
     return parts
 
@@ -92,8 +83,12 @@ def json_of(data: bytes, what: str) -> Any:
         raise RefusedRequestError(422, f"{what} is not JSON that can be read") from error
 
 
-def _part(headers: bytes, data: bytes, number: int) -> Part:
-    name, kind = PART_NAME.search(headers), PART_TYPE.search(headers)
-    if name is None:
-        raise RefusedRequestError(400, f"part {number} of the multipart body has no name")
-    return Part(name[1].decode("utf-8", "replace"), kind[1].decode("latin-1").strip() if kind else "", data)
+def _reader(packed: io.BytesIO, encoding: str) -> Callable[[int], bytes]:
+    match encoding:
+        case "" | "identity":
+            return packed.read
+        case "zstd":
+            return zstandard.ZstdDecompressor().stream_reader(packed, read_across_frames=True).read
+        case "gzip":
+            return gzip.GzipFile(fileobj=packed).read
+    raise RefusedRequestError(415, f"Content-Encoding {encoding[:40]!r} is not known; use zstd, gzip or none")

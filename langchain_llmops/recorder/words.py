@@ -11,18 +11,10 @@ __all__ = ["Line", "last_words", "lines_of"]
 Line = tuple[str, str]
 
 WRAPPERS: Final = (
-    "messages",
-    "generations",
-    "output",
-    "input",
-    "question",
-    "answer",
-    "text",
-    "update",
-    "request",
-    "result",
-)
+    "messages", "generations", "output", "input", "question", "answer", "text", "update", "request", "result",
+)  # fmt: skip
 ROLES: Final = {"human": "user", "ai": "assistant", "AIMessageChunk": "assistant", "HumanMessageChunk": "user"}
+CALLS: Final = ("tool_use", "tool_call", "function_call")
 MOST_NESTED: Final = 6
 
 
@@ -38,19 +30,19 @@ def last_words(value: Any, *, spoken_by_user: bool) -> str | None:
 
 
 def _lines(value: Any, depth: int) -> Iterator[Line]:
-    if depth > MOST_NESTED:
-        return
-    if isinstance(value, str):
-        yield "", value
-    elif isinstance(value, list):
-        if _is_pair(value):
-            yield ROLES.get(value[0], str(value[0])), str(value[1])
+    match value:
+        case _ if depth > MOST_NESTED:
             return
-        for item in value:
-            if not isinstance(item, str):
-                yield from _lines(item, depth + 1)
-    elif isinstance(value, Mapping):
-        yield from _of_mapping(value, depth)
+        case str():
+            yield "", value
+        case [str(role), str(words)]:
+            yield ROLES.get(role, role), words
+        case list():
+            for item in value:
+                if not isinstance(item, str):
+                    yield from _lines(item, depth + 1)
+        case Mapping():
+            yield from _of_mapping(value, depth)
 
 
 def _of_mapping(value: Mapping[str, Any], depth: int) -> Iterator[Line]:
@@ -60,32 +52,25 @@ def _of_mapping(value: Mapping[str, Any], depth: int) -> Iterator[Line]:
         yield ROLES.get(role) or role, _content(message)
     elif isinstance(value.get("message"), Mapping):
         yield from _lines(value["message"], depth + 1)
-    else:
-        for name in WRAPPERS:
-            if name in value:
-                yield from _lines(value[name], depth + 1)
-                return
+    elif (wrapper := next((name for name in WRAPPERS if name in value), None)) is not None:
+        yield from _lines(value[wrapper], depth + 1)
 
 
 def _content(message: Mapping[str, Any]) -> str:
     """Text, and a line for each tool it asks for."""
     content = message["content"]
-    blocks = content if isinstance(content, list) else [content]
-    texts = [block if isinstance(block, str) else _block(block) for block in blocks]
+    texts = [_block(block) for block in (content if isinstance(content, list) else [content])]
     calls = [call for call in message.get("tool_calls") or [] if isinstance(call, Mapping)]
     asked = [f"→ {call.get('name')}({json.dumps(call.get('args'), ensure_ascii=False)})" for call in calls]
     return "\n".join([said for said in texts if said] + asked)
 
 
 def _block(block: Any) -> str:
-    if isinstance(block, Mapping) and isinstance(block.get("text"), str):
-        return str(block["text"])
-    return "" if block is None or _is_call(block) else json.dumps(block, ensure_ascii=False)
-
-
-def _is_call(block: Any) -> bool:
-    return isinstance(block, Mapping) and block.get("type") in ("tool_use", "tool_call", "function_call")
-
-
-def _is_pair(value: list[Any]) -> bool:
-    return len(value) == 2 and all(isinstance(part, str) for part in value)  # noqa: PLR2004 - role and text
+    match block:
+        case str(words) | {"text": str(words)}:
+            return words
+        case None:
+            return ""
+        case {"type": str(kind)} if kind in CALLS:
+            return ""
+    return json.dumps(block, ensure_ascii=False)

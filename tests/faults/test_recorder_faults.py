@@ -28,7 +28,11 @@ COMMAND = [sys.executable, "-m", "langchain_llmops", "traces"]
 def command(*arguments, **environment):
     """The command once it listens, and what it said; ended with the block."""
     process = subprocess.Popen(
-        [*COMMAND, "--port", "0", *map(str, arguments)], stdout=subprocess.PIPE, text=True, env={**CLEAN, **environment}
+        [*COMMAND, "--port", "0", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**CLEAN, **environment},
     )
     try:
         said = [process.stdout.readline() for _ in range(4)]
@@ -96,6 +100,16 @@ def test_it_says_what_to_set_and_ends_cleanly(tmp_path, how):
     ]
 
 
+def test_what_is_not_here_leaves_no_line_in_the_terminal(tmp_path):
+    with command("--state", tmp_path) as (process, said):
+        url = re.search(r"http://\S+", said[0])[0]
+        with httpx.Client(base_url=url, headers={"Accept": "text/html"}) as http:
+            for path in ("/traces/00000000-0000-4000-8000-000000000000", "/traces/x", "/threads/%00%FF", "/nothing"):
+                assert http.get(path).status_code == 404
+        process.terminate()
+        assert process.communicate(timeout=30) == ("", "")
+
+
 def test_a_port_in_use_is_one_clear_line(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -119,6 +133,8 @@ def test_a_database_that_went_away_is_told_to_the_client_which_may_try_again():
             assert answer.status_code == 503
             assert "\n" not in answer.json()["detail"]
             assert "127.0.0.1" in recorder.problems[-1]
+            page = http.get("/")
+            assert (page.status_code, page.headers["content-type"]) == (503, "text/html; charset=utf-8")
             server.restart()
             eventually(lambda: http.post("/runs", json=posted).status_code == 202)
             assert [one["id"] for one in recorder.runs()] == [posted["id"]]

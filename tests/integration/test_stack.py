@@ -21,7 +21,7 @@ from pydantic import BaseModel
 
 from langchain_llmops import ConfigurationError, LLMOps, Settings
 from langchain_llmops.core.concurrency import run_sync
-from langchain_llmops.core.errors import ThreadOwnerMismatch
+from langchain_llmops.core.errors import FallbackExhaustedError, ThreadOwnerMismatch
 from langchain_llmops.simulator import FaultPlan, Scripted, running
 from tests.support.models import ScriptedModel
 
@@ -206,6 +206,30 @@ def test_a_provider_that_is_away_is_left_for_the_next_rung(ops, simulator):
     errors = ops.report().as_dict()["errors"]["unavailable"]
     assert errors["fell_back"] == 1
     assert errors["cost_usd"] == 0
+
+
+MISTYPED = {
+    "nobody listens": ("http://127.0.0.1:9", "gpt-4o-mini (unavailable at 127.0.0.1:9: Connection refused)"),
+    "credentials and a query": (
+        "http://ada:hunter2@127.0.0.1:9/v1?key=hunter2",
+        "gpt-4o-mini (unavailable at 127.0.0.1:9: Connection refused)",
+    ),
+    "no such host": ("http://nowhere.invalid/v1", "gpt-4o-mini (unavailable at nowhere.invalid: "),
+    "no scheme": ("127.0.0.1:9/v1", "gpt-4o-mini (unavailable: its base_url does not begin with http:// or https://)"),
+}
+
+
+@pytest.mark.parametrize(("base_url", "told"), MISTYPED.values(), ids=MISTYPED)
+@pytest.mark.parametrize("way", ["invoke", "ainvoke", "stream"])
+def test_a_mistyped_base_url_is_told_by_its_host_for_every_rung_and_without_secrets(ops, base_url, told, way):
+    mistyped = ChatOpenAI(model="gpt-4o-mini", base_url=base_url, api_key="sk-hunter2hunter2")
+    refused = ChatOpenAI(model="gpt-4o", base_url="http://127.0.0.1:1/v1", api_key="sk-hunter2hunter2")
+    chain = ops.fallback(mistyped, refused)
+    with pytest.raises(FallbackExhaustedError) as caught:
+        asyncio.run(chain.ainvoke("hi")) if way == "ainvoke" else list(getattr(chain, way)("hi"))
+    assert str(caught.value).startswith(f"no model answered: {told}")
+    assert str(caught.value).endswith("gpt-4o (unavailable at 127.0.0.1:1: Connection refused)")
+    assert "hunter2" not in str(caught.value)
 
 
 def test_three_identical_turns_keep_six_messages(ops, simulator):

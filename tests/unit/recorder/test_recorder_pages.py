@@ -15,9 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from langchain_llmops.recorder.listing import PAGE_ROWS
+from langchain_llmops.recorder.listing import PAGE_ROWS, in_order
 from langchain_llmops.recorder.running import running
-from langchain_llmops.recorder.tree import in_order
 from langchain_llmops.recorder.words import last_words, lines_of
 from tests.support.traces import child, run, spent, uuid
 
@@ -105,6 +104,14 @@ def test_a_trace_is_listed_with_the_totals_of_its_runs(shop):
     assert "bob s/2 ü?# ok 3 30 - 2,000 ms" in text_of(shop.get("/", params={"user": "bob"}).text)
 
 
+def test_what_cost_nothing_is_told_from_what_has_no_price(http):
+    free, unpriced = (run(run_type="llm", name=name) for name in ("free", "unpriced"))
+    free["extra"] = spent(5, 0)
+    post(http, *(one | {"session_name": "gratis"} for one in (free, unpriced)))
+    costs = re.findall(r"data-name='cost'>([^<]*)<", http.get("/", params={"project": "gratis"}).text)
+    assert sorted(costs) == ["$0", "-", "cost"]
+
+
 def test_threads_have_the_totals_of_all_their_traces(shop):
     words = text_of(shop.get("/threads").text)
     assert words.index("s/2 ü?#") < words.index("s1 ada 2 6 1 30 $0.750000")
@@ -164,11 +171,55 @@ def test_a_huge_input_is_cut_in_the_page_and_whole_in_its_json(http):
     assert http.get(f"/runs/{posted['id']}").json()["inputs"]["input"] == words
 
 
-@pytest.mark.parametrize("path", [f"/traces/{UUID(int=1)}", "/threads/nobody", "/nothing", "/traces/x", "/?after=x"])
-def test_what_is_not_here_is_said_in_a_page(http, path):
-    answer = http.get(path, headers={"Accept": "text/html"})
-    assert answer.status_code in (400, 404, 422)
-    assert "Traceback" not in answer.text
+NOT_HERE = {
+    f"/traces/{UUID(int=1)}": f"there is no trace {UUID(int=1)} here",
+    "/traces/x": "an id must be a UUID",
+    "/threads/nobody": "there is no thread with this name here",
+    "/threads/%00%FF": "there is no thread with this name here",
+    f"/public/{UUID(int=1)}/r": f"there is no run {UUID(int=1)} here",
+    "/nothing": "Not Found",
+}
+
+
+@pytest.mark.parametrize(("path", "line"), NOT_HERE.items())
+def test_what_is_not_here_is_said_in_a_page_with_a_way_back(shop, path, line):
+    answer = shop.get(path, headers={"Accept": "text/html"})
+    assert (answer.status_code, answer.headers["content-type"]) == (404, "text/html; charset=utf-8")
+    assert text_of(answer.text).endswith(f"Not here {line} Back to all traces")
+    assert "<a href='/'>Back to all traces</a>" in answer.text
+
+
+@pytest.mark.parametrize("path", ["/?after=x", "/threads?after=x"])
+def test_a_damaged_address_of_a_page_is_said_in_a_page(shop, path):
+    answer = shop.get(path)
+    assert (answer.status_code, answer.headers["content-type"]) == (422, "text/html; charset=utf-8")
+
+
+@pytest.mark.parametrize("prefix", ["", "/api/v1"])
+@pytest.mark.parametrize("path", [f"/runs/{UUID(int=1)}", f"/sessions/{UUID(int=1)}", "/feedback/x"])
+def test_the_api_answers_in_json_also_to_a_browser(http, prefix, path):
+    answer = http.get(prefix + path, headers={"Accept": "text/html"})
+    assert answer.status_code == (422 if path.endswith("x") else 404)
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.json()["detail"]
+
+
+def test_what_a_reader_mistypes_is_no_problem_of_the_senders():
+    with running() as recorder, httpx.Client(base_url=recorder.url) as http:
+        for path in (*NOT_HERE, "/?after=x", "/runs/x"):
+            http.get(path)
+        assert recorder.problems == []
+
+
+ODD = ["words", 3, [1], {"metadata": "words"}, {"metadata": [1]}, {"metadata": {"thread_id": {"a": 1}, "user_id": [1]}}]
+
+
+@pytest.mark.parametrize("odd", ODD, ids=str)
+def test_what_is_no_object_where_langsmith_has_one_is_shown_as_it_is(http, odd):
+    posted = run(run_type="llm", inputs=odd, outputs=odd, extra=odd, tags=odd, events=odd, name=odd)
+    post(http, posted)
+    for path in ("/", "/threads", f"/traces/{posted['id']}", f"/runs/{posted['id']}"):
+        assert http.get(path).status_code == 200, path
 
 
 def test_an_empty_recorder_says_how_to_send_to_it():

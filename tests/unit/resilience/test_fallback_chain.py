@@ -206,6 +206,16 @@ async def test_when_nobody_answers_the_last_cause_is_chained_and_no_providers_wo
 
 
 @ways
+async def test_where_a_request_went_is_told_without_its_credentials(ask, chain) -> None:
+    request = httpx.Request("POST", "https://ada:hunter2@api.example:8443/v1?key=hunter2")
+    refused = openai.AuthenticationError("hunter2", response=httpx.Response(401, request=request), body=None)
+    unsent = httpx.ConnectError("without a request")
+    with pytest.raises(FallbackExhaustedError) as caught:
+        await ask(chain(first(unsent), second(refused), attempts=1), None)
+    assert str(caught.value) == "no model answered: first (unavailable), second (auth at api.example:8443)"
+
+
+@ways
 async def test_the_answer_says_which_rung_gave_it(ask, chain) -> None:
     built = chain(first(RefusalError("x")), second())
     message = (await built.ainvoke("hi")) if ask in (ask_invoke, ask_ainvoke, ask_batch) else None
