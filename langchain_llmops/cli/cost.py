@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from langchain_llmops.cli.reports import MOST_ROWS, TOP, calls_sheet, conversations_sheet
-from langchain_llmops.cli.scope import Scope, scoped
+from langchain_llmops.cli.scope import Scope, plain, scoped
 from langchain_llmops.cli.tables import Column, Sheet, count, emit, usd
 from langchain_llmops.core.errors import ConfigurationError
 from langchain_llmops.core.pricing import PriceBook
 from langchain_llmops.ledger.calls import Call, Conversation, calls, conversations
+from langchain_llmops.ledger.filters import has_tenants
 from langchain_llmops.ledger.projection import Alternative, Sample, alternatives, compared_models, cost_sample
-from langchain_llmops.ledger.spend import DIMENSIONS, Dimension, Spend, spend_by, total_spend
+from langchain_llmops.ledger.spend import DIMENSIONS, OF_TENANTS, Dimension, Spend, spend_by, total_spend
 from langchain_llmops.ledger.success import SuccessCost, cost_per_success
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["cost"]
 
+UNSUMMED: Final = ("key", "tenant")
 SPENT: Final = {
     "calls": Column("calls", count),
     "cache_hits": Column("hits", count),
@@ -42,6 +44,9 @@ def cost(
     scope: Scope,
     *,
     by: Annotated[str | None, typer.Option(help="user, session, day, model, tag, route or node (day).")] = None,
+    all_tags: Annotated[
+        bool, typer.Option("--all-tags", help="With --by tag: also those of LangChain's own, like seq:step:1.")
+    ] = False,
     project: Annotated[
         str | None, typer.Option(help="What so many conversations will cost: 10000/day, 500/hour, 2000000/month.")
     ] = None,
@@ -58,6 +63,8 @@ def cost(
     """
     if sum((by is not None, project is not None, per_success)) > 1:
         raise ConfigurationError("give one of --by, --project and --per-success")
+    if all_tags and by != "tag":
+        raise ConfigurationError("--all-tags goes with --by tag")
     if not math.isfinite(threshold):
         raise ConfigurationError("--threshold must be a finite number")
     if project is not None:
@@ -65,7 +72,7 @@ def cost(
     elif per_success:
         _per_success(scope, threshold)
     else:
-        _by(scope, _dimension(by or "day"), limit, overview=by is None)
+        _by(scope, _dimension(by or "day"), limit, overview=by is None, all_tags=all_tags)
 
 
 def _dimension(name: str) -> Dimension:
@@ -75,38 +82,49 @@ def _dimension(name: str) -> Dimension:
     raise ConfigurationError(f"--by takes one of {', '.join(DIMENSIONS)}, not {name!r}")
 
 
-def _by(scope: Scope, by: Dimension, limit: int, *, overview: bool) -> None:
-    async def query(sql: Sql) -> tuple[list[Spend], Spend, list[Conversation], list[Call]]:
+def _by(scope: Scope, by: Dimension, limit: int, *, overview: bool, all_tags: bool) -> None:
+    async def query(sql: Sql) -> tuple[list[Spend], Spend, list[Conversation], list[Call], bool]:
         return (
-            await spend_by(sql, by, scope.chosen, limit=limit),
+            await spend_by(sql, by, scope.chosen, limit=limit, all_tags=all_tags),
             await total_spend(sql, scope.chosen),
             await conversations(sql, scope.chosen, limit=TOP, order="dearest"),
             await calls(sql, scope.chosen, limit=TOP, order="dearest"),
+            await has_tenants(sql, scope.chosen),
         )
 
-    spends, total, sessions, dearest = scope.read(query)
+    spends, total, sessions, dearest, tenants = scope.read(query)
     rows = [_spend_row(by, spend) for spend in spends]
-    shown = rows + ([_spend_row(by, total) | {by: "all"}] if len(rows) > 1 else []) if scope.form == "table" else rows
-    failed = {"failed_cost_usd": Column("failed, at most", usd)} if total.failed_cost_usd else {}
-    sheets = [Sheet("rows", f"Cost by {by}", {by: Column(by), **SPENT, **failed}, shown)]
+    shown = rows + ([_total_row(by, total)] if len(rows) > 1 else []) if scope.form == "table" else rows
+    columns = _spend_columns(by, total, tenants=tenants or scope.form != "table")
+    sheets = [Sheet("rows", f"Cost by {by}", columns, shown)]
     if overview:
-        sheets.append(conversations_sheet("dearest_conversations", "Dearest conversations", sessions))
+        sheets.append(conversations_sheet("dearest_conversations", "Dearest conversations", sessions, tenants=tenants))
         sheets.append(calls_sheet("dearest_calls", "Dearest calls", dearest))
-    summed = asdict(total)
-    summed.pop("key")
     emit(
         scope.form,
         sheets,
-        facts={"by": by, "total": summed},
+        facts={"by": by, "total": {name: value for name, value in asdict(total).items() if name not in UNSUMMED}},
         notes=_spend_notes(by, total) if rows else [scope.nothing],
     )
 
 
-def _spend_row(by: str, spend: Spend) -> dict[str, Any]:
+def _spend_columns(by: Dimension, total: Spend, *, tenants: bool) -> dict[str, Column]:
+    owner = {"tenant": Column("tenant")} if by in OF_TENANTS and tenants else {}
+    failed = {"failed_cost_usd": Column("failed, at most", usd)} if total.failed_cost_usd else {}
+    return {**owner, by: Column(by), **SPENT, **failed}
+
+
+def _spend_row(by: Dimension, spend: Spend) -> dict[str, Any]:
     row = asdict(spend)
     if spend.unpriced_calls and not spend.cost_usd:  # nobody knows, which is not nothing
         row["cost_usd"] = None
-    return {by: row.pop("key"), **row}
+    key, tenant = row.pop("key"), row.pop("tenant")
+    return {**({"tenant": tenant} if by in OF_TENANTS else {}), by: key, **row}
+
+
+def _total_row(by: Dimension, total: Spend) -> dict[str, Any]:
+    row = _spend_row(by, total)
+    return row | dict.fromkeys(("tenant", by) if "tenant" in row else (by,), "all")
 
 
 def _spend_notes(by: str, total: Spend) -> list[str]:
@@ -154,7 +172,7 @@ def _rate(words: str) -> tuple[float, str]:
 
 
 def _models(words: str | None) -> list[str]:
-    named = [name.strip() for name in (words or "").split(",") if name.strip()]
+    named = [name.strip() for name in plain(words or "", "--models").split(",") if name.strip()]
     return named or compared_models()
 
 

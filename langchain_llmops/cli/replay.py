@@ -13,7 +13,8 @@ from uuid import uuid4
 import typer
 from langchain_core.messages import AIMessage, BaseMessage, convert_to_messages
 
-from langchain_llmops.cli.scope import Scope, settings_for
+from langchain_llmops.cli.lookup import ID_HELP, look_up
+from langchain_llmops.cli.scope import Scope, plain, settings_for
 from langchain_llmops.cli.tables import Column, Sheet, count, emit, seconds, text, usd
 from langchain_llmops.core.errors import ConfigurationError
 from langchain_llmops.core.events import CallFinished, Event
@@ -46,7 +47,10 @@ class _Recorded:
 
 @dataclass(frozen=True)
 class _Side:
-    """One answer, or why there is none. `cost_usd` is None where the model has no price."""
+    """One answer, or why there is none. `cost_usd` is None where the model has no price.
+
+    `may_have_cost_usd` is what failed attempts that reached the provider may have cost, apart from it.
+    """
 
     model: str | None
     answer: str
@@ -55,10 +59,11 @@ class _Side:
     cost_usd: Decimal | None
     latency_s: float
     failed: bool = False
+    may_have_cost_usd: Decimal = Decimal(0)
 
 
 def replay(
-    wanted: Annotated[str, typer.Argument(metavar="ID", help="A trace, request or run id.")],
+    wanted: Annotated[str, typer.Argument(metavar="ID", help=ID_HELP)],
     *,
     model: Annotated[
         str | None, typer.Option(help="Model to ask now, like openai:gpt-4o-mini; the recorded one when not given.")
@@ -71,20 +76,28 @@ def replay(
 ) -> None:
     """Ask a recorded request's model calls again and compare; needs LLMOPS_LOG_CONTENT=1 when it was recorded.
 
-    Every call gets the recorded messages, also those that earlier calls answered. The calls are recorded too, in a
-    session of their own and tagged llmops:replay. Example: llmops replay 1f0c2d4e-… --model openai:gpt-4o-mini
+    Every call gets the recorded messages and tools, also those that earlier calls answered. Sampling settings
+    (temperature, max_tokens, response_format, tool_choice …) are not recorded: they are the defaults of the model asked
+    now. The calls are recorded too, in a session of their own and tagged llmops:replay.
+    Example: llmops replay 1f0c2d4e-… --model openai:gpt-4o-mini
     """
     if model is None and prompt is None:
         raise ConfigurationError(
             "give --model, --prompt FILE, or both: something must differ from the recorded request"
         )
+    plain(model or "", "--model")
     system = None if prompt is None else _prompt(prompt)
     scope = Scope(settings_for(state, postgres, cache=False), Filter(), "json" if as_json else "table", time.time())
-    rows = scope.read(lambda sql: records_of(sql, f"content, {CALL}", wanted))
-    recorded = [_with_prompt(one, system) for one in _replayable(rows, wanted, scope.place)]
+    rows = look_up(scope, wanted, lambda sql, found: records_of(sql, f"content, {CALL}", found))
+    recorded = [_with_prompt(one, system) for one in _replayable(rows, wanted)]
     given = _asked_again(scope, recorded, model, {} if base_url is None else {"base_url": base_url})
     pairs = [(_as_recorded(one), side) for one, side in zip(recorded, given, strict=True)]
-    facts = {"replayed": wanted, "model": model, "total": {"recorded": _total(pairs, 0), "replayed": _total(pairs, 1)}}
+    facts = {
+        "replayed": wanted,
+        "model": model,
+        "sampling": "model defaults",
+        "total": {"recorded": _total(pairs, 0), "replayed": _total(pairs, 1)},
+    }
     emit(scope.form, [_json_sheet(pairs)] if as_json else _tables(pairs), facts=facts, notes=_notes(pairs))
     if all(side.failed for side in given):
         raise typer.Exit(1)
@@ -103,9 +116,7 @@ def _prompt(file: Path) -> str:
     return words
 
 
-def _replayable(rows: Sequence[Row], wanted: str, place: str) -> list[_Recorded]:
-    if not rows:
-        raise ConfigurationError(f"the ledger in {place} has no {wanted!r}; `llmops logs` lists requests")
+def _replayable(rows: Sequence[Row], wanted: str) -> list[_Recorded]:
     answered = [(row[0], read_call(row[1:])) for row in rows]
     answered = [(content, call) for content, call in answered if call.kind == "model" and call.error_kind is None]
     if not answered:
@@ -185,13 +196,16 @@ def _answer(message: Any) -> str:
 
 
 def _side(seen: Sequence[CallRecord], said: str, *, failed: bool) -> _Side:
-    """The figures of the last attempt."""
+    """The figures of the last attempt, if it was answered; what failed ones may have cost is apart."""
+    lost = sum((record.cost_usd for record in seen if record.error_kind is not None), Decimal(0))
     if not seen:
-        return _Side(None, said, 0, 0, None, 0.0, failed)
+        return _Side(None, said, 0, 0, Decimal(0) if failed else None, 0.0, failed)
     record = seen[-1]
+    if failed:
+        return _Side(record.model, said, 0, 0, Decimal(0), record.latency_s, failed, lost)
     cost = None if record.unpriced else record.cost_usd
     usage = record.usage
-    return _Side(record.model, said, usage.input_tokens, usage.output_tokens, cost, record.latency_s, failed)
+    return _Side(record.model, said, usage.input_tokens, usage.output_tokens, cost, record.latency_s, failed, lost)
 
 
 def _as_recorded(one: _Recorded) -> _Side:
@@ -211,6 +225,7 @@ def _total(pairs: Sequence[tuple[_Side, _Side]], which: int) -> dict[str, Any]:
         "output_tokens": sum(side.output_tokens for side in sides),
         "cost_usd": sum(costs, Decimal(0)) if len(costs) == len(sides) else None,
         "latency_s": sum(side.latency_s for side in sides),
+        "may_have_cost_usd": sum((side.may_have_cost_usd for side in sides), Decimal(0)),
     }
 
 
@@ -241,5 +256,10 @@ def _rows(old: dict[str, Any], new: dict[str, Any]) -> list[dict[str, str]]:
 
 
 def _notes(pairs: Sequence[tuple[_Side, _Side]]) -> list[str]:
-    failed = sum(new.failed for _, new in pairs)
-    return [f"{failed} of {len(pairs)} calls failed."] if failed else []
+    failed, lost = sum(new.failed for _, new in pairs), _total(pairs, 1)["may_have_cost_usd"]
+    notes = {
+        "Sampling settings (temperature, max_tokens, …) are not recorded: these were the model's defaults.": True,
+        f"{failed} of {len(pairs)} calls failed.": failed,
+        f"Failed attempts may have cost {usd(lost)}, apart from the cost above.": lost,
+    }
+    return [note for note, holds in notes.items() if holds]

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from langchain_llmops.cli.lookup import ID_HELP, look_up
 from langchain_llmops.cli.scope import Scope, duration_s, scoped
 from langchain_llmops.cli.tables import Column, Sheet, clock, count, emit, seconds, usd, utc
 from langchain_llmops.ledger.calls import Call, Conversation, calls, conversations
 from langchain_llmops.ledger.failures import failures
+from langchain_llmops.ledger.filters import has_tenants
 from langchain_llmops.ledger.latency import Latency, latencies
 from langchain_llmops.ledger.tree import Step, trace_tree
 
@@ -33,14 +35,15 @@ def latency(scope: Scope) -> None:
     Example: llmops latency --since 24h
     """
 
-    async def query(sql: Sql) -> tuple[list[Latency], list[Call], list[Conversation]]:
+    async def query(sql: Sql) -> tuple[list[Latency], list[Call], list[Conversation], bool]:
         return (
             await latencies(sql, scope.chosen),
             await calls(sql, scope.chosen, limit=TOP, order="slowest"),
             await conversations(sql, scope.chosen, limit=TOP, order="slowest"),
+            await has_tenants(sql, scope.chosen),
         )
 
-    found, slowest, sessions = scope.read(query)
+    found, slowest, sessions, tenants = scope.read(query)
     rows = [_latency_row(one) for one in found]
     columns = {"kind": Column("component"), "name": Column("name"), "count": Column("calls", count)}
     columns |= {f"latency_p{q}_s": Column(f"p{q}", seconds) for q in (50, 95, 99)}
@@ -48,7 +51,7 @@ def latency(scope: Scope) -> None:
         columns |= {"ttft_p50_s": Column("1st token p50", seconds), "ttft_p95_s": Column("p95", seconds)}
     sheets = [
         Sheet("components", "Latency of answers: exact percentiles", columns, rows),
-        conversations_sheet("slowest_conversations", "Slowest conversations", sessions),
+        conversations_sheet("slowest_conversations", "Slowest conversations", sessions, tenants=tenants),
         calls_sheet("slowest_calls", "Slowest calls", slowest),
     ]
     emit(scope.form, sheets, notes=[] if found or slowest else [scope.nothing])
@@ -91,14 +94,12 @@ def logs(
 
 
 @scoped
-def trace(
-    scope: Scope, wanted: Annotated[str, typer.Argument(metavar="ID", help="A request, trace or run id.")]
-) -> None:
+def trace(scope: Scope, wanted: Annotated[str, typer.Argument(metavar="ID", help=ID_HELP)]) -> None:
     """One request as a tree, with tokens, dollars and time on every step.
 
     Example: llmops trace 1f0c2d4e-… (an id of `llmops logs`)
     """
-    roots = scope.read(lambda sql: trace_tree(sql, wanted))
+    roots = look_up(scope, wanted, lambda sql, found: trace_tree(sql, found, scope.chosen))
     columns = {
         "step": Column("step", _step_label, of_row=True),
         "latency_s": Column("took", seconds),
@@ -106,9 +107,9 @@ def trace(
         "output_tokens": Column("out", count),
         "cost_usd": Column("cost", _step_cost, of_row=True, number=True),
     }
-    sheet = Sheet("steps", f"Request {wanted}", columns, [_step_row(*place) for place in _walk(roots)])
-    notes = _trace_notes(roots) if roots else [f"Nothing matched: the ledger in {scope.place} has no {wanted!r}."]
-    emit(scope.form, [sheet], facts=_trace_facts(roots), notes=notes)
+    title = f"Request {roots[0].call.request or roots[0].call.trace_id}"
+    sheet = Sheet("steps", title, columns, [_step_row(*place) for place in _walk(roots)])
+    emit(scope.form, [sheet], facts=_trace_facts(roots), notes=_trace_notes(roots))
 
 
 def calls_sheet(name: str, title: str, found: Sequence[Call]) -> Sheet:
@@ -125,9 +126,10 @@ def calls_sheet(name: str, title: str, found: Sequence[Call]) -> Sheet:
     return Sheet(name, title, columns, rows)
 
 
-def conversations_sheet(name: str, title: str, found: Sequence[Conversation]) -> Sheet:
-    """Sessions, one a line."""
+def conversations_sheet(name: str, title: str, found: Sequence[Conversation], *, tenants: bool) -> Sheet:
+    """Sessions, one a line, with their tenants where there are several."""
     columns = {
+        **({"tenant": Column("tenant")} if tenants else {}),
         "session": Column("session"),
         "turns": Column("turns", count),
         "seconds": Column("took", seconds),

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from langchain_llmops.cli.tables import Form
     from langchain_llmops.stores.base import Sql, Store
 
-__all__ = ["Scope", "duration_s", "open_ledger", "parse_moment", "scoped", "settings_for"]
+__all__ = ["Scope", "duration_s", "open_ledger", "parse_moment", "plain", "scoped", "settings_for"]
 
 T = TypeVar("T")
 
@@ -107,9 +107,10 @@ def settings_for(state: Path | None, postgres: str | None, **more: Any) -> Setti
     """The environment's settings; a folder that is named goes before a database that the environment names."""
     options: dict[str, Any] = more | {"log_calls": "off"}
     if state is not None:
+        plain(str(state), "--state")
         options |= {"state_dir": state, "postgres_url": None}
     if postgres is not None:
-        options["postgres_url"] = postgres
+        options["postgres_url"] = plain(postgres, "--postgres")
     return Settings(**options)
 
 
@@ -145,6 +146,13 @@ def duration_s(words: str, option: str) -> float:
     return min(float(length[1]) * UNITS[length[2]], LONGEST_S)
 
 
+def plain(words: str, option: str) -> str:
+    """The words, if a database can be asked for them. Raises `ConfigurationError` naming the option."""
+    if any(character == "\x00" or "\ud800" <= character <= "\udfff" for character in words):
+        raise ConfigurationError(f"{option} must be valid UTF-8 text without NUL characters, not {words!r}")
+    return words
+
+
 def _scope(
     *,
     since: str | None,
@@ -165,6 +173,8 @@ def _scope(
     end = None if until is None else parse_moment(until, now, "--until")
     if begin is not None and end is not None and begin >= end:
         raise ConfigurationError("--since must be before --until")
+    for name, words in {"--user": user, "--session": session, "--model": model, "--tenant": tenant}.items():
+        plain(words or "", name)
     chosen = Filter(begin, end, user, session, model, tenant)
     form: Form = "json" if as_json else "csv" if as_csv else "table"
     return Scope(settings_for(state, postgres), chosen, form, now)

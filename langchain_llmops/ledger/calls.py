@@ -24,7 +24,7 @@ ORDERS: Final[dict[Order, str]] = {
 CALL: Final = (
     "started_at, kind, name, model, user_id, session_id, request_id, trace_id, run_id, parent_run_id, latency_s,"
     f" ttft_s, input_tokens, output_tokens, {COST}, unpriced, estimated, cache_level, route, rung, attempt, node,"
-    " error_kind, error_class"
+    " error_kind, error_class, tenant"
 )
 
 
@@ -56,17 +56,19 @@ class Call:
     node: str | None
     error_kind: str | None
     error_class: str | None
+    tenant: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """One session: its turns and the seconds they took, its model calls and what the answered ones cost."""
+    """One session of a tenant: its turns and the seconds they took, its model calls and what the answered ones cost."""
 
     session: str
     turns: int
     seconds: float
     model_calls: int
     cost_usd: Decimal
+    tenant: str | None
 
 
 def read_call(row: Row) -> Call:
@@ -100,9 +102,13 @@ async def conversations(
     where, parameters = chosen.where("session_id IS NOT NULL")
     rows = await sql.fetch(
         f"SELECT session_id, COUNT(*) FILTER (WHERE {turns}), SUM(latency_s) FILTER (WHERE {turns}),"  # noqa: S608
-        f" COUNT(*) FILTER (WHERE {answers}), SUM({COST}) FILTER (WHERE {answers}), COALESCE({ranked}, 0)"
-        f" FROM llmops_calls{where} GROUP BY COALESCE(tenant, ''), session_id HAVING {ranked} > 0"
+        f" COUNT(*) FILTER (WHERE {answers}), SUM({COST}) FILTER (WHERE {answers}), COALESCE({ranked}, 0), tenant"
+        f" FROM llmops_calls{where} GROUP BY tenant, session_id HAVING {ranked} > 0"
         " ORDER BY 6 DESC, 1 LIMIT ?",
         (*parameters, limit),
     )
-    return [Conversation(row[0], int(row[1]), float(row[2] or 0), int(row[3]), from_pico(row[4])) for row in rows]
+    return [_conversation(row) for row in rows]
+
+
+def _conversation(row: Row) -> Conversation:
+    return Conversation(row[0], int(row[1]), float(row[2] or 0), int(row[3]), from_pico(row[4]), row[6])

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from langchain_llmops.stores.base import Dialect
+    from langchain_llmops.stores.base import Dialect, Sql
 
-__all__ = ["ANSWERED", "COST", "DAY", "FAILED", "PAID", "REPLAY_TAG", "REQUEST", "UNPRICED", "Filter"]
+__all__ = ["ANSWERED", "COST", "DAY", "FAILED", "PAID", "REPLAY_TAG", "REQUEST", "UNPRICED", "Filter", "has_tenants"]
 
 PAID: Final = "kind IN ('model', 'embedding')"
 ANSWERED: Final = "error_kind IS NULL"
@@ -44,7 +44,7 @@ class Filter:
     replays: bool = True
 
     def where(self, *conditions: str) -> tuple[str, tuple[Any, ...]]:
-        """A WHERE clause, with `conditions` of our own that take no parameters, and its parameters."""
+        """A WHERE clause with `conditions` of our own, and its parameters; those of the conditions come after them."""
         wanted = {
             "started_at >= ?": self.since,
             "started_at < ?": self.until,
@@ -56,3 +56,11 @@ class Filter:
         given = {condition: value for condition, value in wanted.items() if value is not None}
         own = () if self.replays else (NOT_REPLAYED,)
         return " WHERE " + " AND ".join((*given, *own, *conditions, "1 = 1")), tuple(given.values())
+
+
+async def has_tenants(sql: Sql, chosen: Filter) -> bool:
+    """Whether the calls are of more than one tenant: the same name of a user or session may then mean two."""
+    if chosen.tenant is not None:
+        return False
+    where, parameters = chosen.where()
+    return len(await sql.fetch(f"SELECT DISTINCT tenant FROM llmops_calls{where} LIMIT 2", parameters)) > 1  # noqa: S608

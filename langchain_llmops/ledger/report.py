@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from decimal import Decimal
 from html import escape
 from io import StringIO
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["Report", "printable"]
 
 WIDTH = 100
+UNROUTED = "direct"
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,8 @@ class _Section:
 @dataclass(frozen=True)
 class Report:
     """Figures of a stretch of traffic. `print(report)`, show it in a notebook, or take `as_dict()`.
+
+    What was not in use (routes, cache, a baseline …) has its keys in `as_dict()` and no place in what is shown.
 
     Money is US dollars, latencies are seconds. `cost_usd` is the sum over answered calls; what failed attempts may have
     cost is `failed_attempts.cost_usd`, apart from it. `baseline_cost_usd` prices the same answers on `baseline_model`
@@ -69,10 +73,8 @@ class Report:
         )
 
     def _sections(self) -> list[_Section]:
-        figures = self.figures
-        sections = [_summary(figures), _routes(figures), _cache(figures), _latency(figures)]
-        optional = (_errors(figures), _checkpoints(figures), _conversations(figures), _replay(figures))
-        return sections + [section for section in optional if section.rows]
+        shown = (_summary, _routes, _cache, _latency, _errors, _checkpoints, _conversations, _replay)
+        return [section for section in (show(self.figures) for show in shown) if section.rows]
 
 
 STYLE = """
@@ -98,15 +100,10 @@ def _summary(f: Mapping[str, Any]) -> _Section:
         ("model calls", f"{f['model_calls']:,}"),
         ("tool calls", f"{f['tool_calls']:,}"),
         ("tokens in / out", f"{tokens['input']:,} / {tokens['output']:,}"),
+        *([] if _is_routed(f) else _models(f)),
         ("cost", _usd(f["cost_usd"])),
-        (
-            f"the same without the suite (all on {f['baseline_model'] or 'their own model'}, no cache)",
-            "not known" if f["baseline_cost_usd"] is None else _usd(f["baseline_cost_usd"]),
-        ),
-        ("saved", "not known" if f["saved_usd"] is None else f"{_usd(f['saved_usd'])} ({f['saved_pct']:.1f} %)"),
+        *(_saving(f) if _may_save(f) else []),
     ]
-    if f.get("saving_note"):
-        rows.append((f["saving_note"], ""))
     if f["failed_attempts"]["count"]:
         failed = f["failed_attempts"]
         rows.append(
@@ -117,6 +114,31 @@ def _summary(f: Mapping[str, Any]) -> _Section:
     if f["estimated_calls"]:
         rows.append(("calls whose tokens are our estimate", f"{f['estimated_calls']:,}"))
     return _Section("Traffic and money", ("", ""), rows)
+
+
+def _is_routed(f: Mapping[str, Any]) -> bool:
+    return any(name != UNROUTED for name in f["routes"])
+
+
+def _may_save(f: Mapping[str, Any]) -> bool:
+    """Whether there is a router, a cache hit or a baseline to save by, or a loss by calls that were asked again."""
+    return _is_routed(f) or bool(f["baseline_model"] or f["cache"]["hits"] or f["saved_usd"])
+
+
+def _models(f: Mapping[str, Any]) -> list[tuple[str, str]]:
+    names = [name for route in f["routes"].values() for name in route["models"]]
+    return [("models", ", ".join(names))] if names else []
+
+
+def _saving(f: Mapping[str, Any]) -> list[tuple[str, str]]:
+    rows = [
+        (
+            f"the same without the suite (all on {f['baseline_model'] or 'their own model'}, no cache)",
+            "not known" if f["baseline_cost_usd"] is None else _usd(f["baseline_cost_usd"]),
+        ),
+        ("saved", "not known" if f["saved_usd"] is None else f"{_usd(f['saved_usd'])} ({f['saved_pct']:.1f} %)"),
+    ]
+    return rows + ([(f["saving_note"], "")] if f.get("saving_note") else [])
 
 
 def _routes(f: Mapping[str, Any]) -> _Section:
@@ -130,12 +152,15 @@ def _routes(f: Mapping[str, Any]) -> _Section:
             _usd(route["cost_usd"]),
         )
         for name, route in sorted(f["routes"].items())
+        if _is_routed(f)
     ]
     return _Section("Model calls by route", ("route", "models", "calls", "cache hits", "misses", "cost"), rows)
 
 
 def _cache(f: Mapping[str, Any]) -> _Section:
     cache = f["cache"]
+    if not cache["hits"]:
+        return _Section("Cache", ("", ""), [])
     rows = [(f"hits in {level}", f"{count:,}") for level, count in cache["by_level"].items()]
     rows += [
         ("misses", f"{cache['misses']:,}"),
@@ -146,7 +171,8 @@ def _cache(f: Mapping[str, Any]) -> _Section:
 
 
 def _latency(f: Mapping[str, Any]) -> _Section:
-    rows = [(kind, *(_ms(f["latency"][kind][q]) for q in ("p50", "p95", "p99"))) for kind in ("model", "tool", "turn")]
+    found = {kind: f["latency"][kind] for kind in ("model", "tool", "turn") if f["latency"][kind]["p50"] is not None}
+    rows = [(kind, *(_ms(quantiles[q]) for q in ("p50", "p95", "p99"))) for kind, quantiles in found.items()]
     return _Section("Latency, ms", ("component", "p50", "p95", "p99"), rows)
 
 
@@ -162,8 +188,8 @@ def _errors(f: Mapping[str, Any]) -> _Section:
 
 def _checkpoints(f: Mapping[str, Any]) -> _Section:
     checkpoints = f.get("checkpoints") or {}
-    rows = [("count", f"{checkpoints['count']:,}")] if checkpoints else []
-    rows += [(f"bytes {tier}", f"{size:,}") for tier, size in (checkpoints.get("bytes") or {}).items()]
+    rows = [("count", f"{checkpoints['count']:,}")] if checkpoints.get("count") else []
+    rows += [(f"bytes {tier}", f"{size:,}") for tier, size in checkpoints.get("bytes", {}).items() if rows]
     return _Section("Checkpoints", ("", ""), rows)
 
 
@@ -186,8 +212,12 @@ def printable(text: str) -> str:
 
 
 def _usd(amount: float) -> str:
-    return f"${amount:,.6f}" if abs(amount) < 1 else f"${amount:,.4f}"
+    """Four decimals from a dollar on, six below, and more where the first three digits that matter need them."""
+    if abs(amount) >= 1:
+        return f"${amount:,.4f}"
+    exact = Decimal(str(amount))
+    return f"${exact:.{max(6, 2 - exact.adjusted())}f}" if exact else "$0"
 
 
-def _ms(seconds: float | None) -> str:
-    return "-" if seconds is None else f"{1000 * seconds:,.1f}"
+def _ms(seconds: float) -> str:
+    return f"{1000 * seconds:,.1f}"

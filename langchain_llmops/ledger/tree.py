@@ -7,6 +7,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from langchain_llmops.ledger.calls import CALL, Call, read_call
+from langchain_llmops.ledger.filters import Filter
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from langchain_llmops.stores.base import Row, Sql
 
 __all__ = ["Step", "records_of", "trace_tree"]
+
+ALL = Filter()
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,20 +58,21 @@ class Step:
             waiting.extend(step.children)
 
 
-async def trace_tree(sql: Sql, wanted: str) -> list[Step]:
+async def trace_tree(sql: Sql, wanted: str, chosen: Filter = ALL) -> list[Step]:
     """The roots, in order of time, of the request, trace or run called `wanted`; of a run the whole trace.
 
-    Empty when the ledger has none. A record whose parent is not in the ledger hangs below the root of its trace.
+    Empty when no `chosen` call is of it. A record whose parent is not there hangs below the root of its trace.
     """
-    return _grown([read_call(row) for row in await records_of(sql, CALL, wanted)])
+    return _grown([read_call(row) for row in await records_of(sql, CALL, wanted, chosen)])
 
 
-async def records_of(sql: Sql, columns: str, wanted: str) -> list[Row]:
-    """Columns of every record of a request, a trace, or the trace of a run, in order of time."""
+async def records_of(sql: Sql, columns: str, wanted: str, chosen: Filter = ALL) -> list[Row]:
+    """Columns of every chosen record of a request, a trace, or the trace of a run, in order of time."""
     traces = "SELECT trace_id FROM llmops_calls WHERE run_id = ?"
     for condition in ("request_id = ?", "trace_id = ?", f"trace_id IN ({traces})"):
-        statement = f"SELECT {columns} FROM llmops_calls WHERE {condition} ORDER BY started_at, id"  # noqa: S608
-        rows = await sql.fetch(statement, (wanted,))
+        where, parameters = chosen.where(condition)
+        statement = f"SELECT {columns} FROM llmops_calls{where} ORDER BY started_at, id"  # noqa: S608
+        rows = await sql.fetch(statement, (*parameters, wanted))
         if rows:
             return rows
     return []

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 import csv
 import io
 import json
-import os
-import sys
 from dataclasses import replace
 from decimal import Decimal
 
 import pytest
 
-from langchain_llmops.cli.app import app, main
 from langchain_llmops.cli.scope import duration_s, parse_moment
 from langchain_llmops.cli.tables import seconds, usd
 from langchain_llmops.core.errors import ConfigurationError
 from langchain_llmops.core.types import ErrorKind
 from langchain_llmops.simulator import Echo, FaultPlan, running
-from tests.support.recorded import NOON, URLS, call, hit, ledger
+from tests.support.commands import asked, fill, table
+from tests.support.recorded import NOON, URLS, call, hit
 
 WHO = ("ada", "s1", "request-1")
 STEP = {"trace_id": "turn-1", "who": WHO}
@@ -36,41 +33,12 @@ RECORDS = [
     call(who=("bob", "s3", "request-3"), started_at=NOON + 90_001, cost=None, model="own-13b"),
 ]  # fmt: skip
 
-
-@pytest.fixture(autouse=True)
-def clean(monkeypatch):
-    for name in list(os.environ):
-        if name.startswith(("LLMOPS_", "OPENAI_", "LANGSMITH_")):
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("COLUMNS", "80")
-
-
-@pytest.fixture
-def llmops(monkeypatch, capsys):
-    """Run a command; its exit code, output and errors."""
-
-    def run(*arguments):
-        monkeypatch.setattr(app, "registered_commands", [])  # each run registers them, as each process does once
-        monkeypatch.setattr(sys, "argv", ["llmops", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        out, err = capsys.readouterr()
-        return ended.value.code, out, err
-
-    return run
-
-
-def fill(url, records=RECORDS, **rows) -> None:
-    async def filled() -> None:
-        async with ledger(url, records, **rows):
-            pass
-
-    asyncio.run(filled())
+pytestmark = pytest.mark.usefixtures("clean")
 
 
 @pytest.fixture
 def state(tmp_path):
-    fill(f"sqlite:///{tmp_path / 'ledger.db'}", outcomes=[("s1", True)], feedback=[("turn-1", 1)])
+    fill(f"sqlite:///{tmp_path / 'ledger.db'}", RECORDS, outcomes=[("s1", True)], feedback=[("turn-1", 1)])
     return tmp_path
 
 
@@ -78,23 +46,11 @@ def state(tmp_path):
 def where(request, tmp_path):
     """The option that names a filled ledger."""
     if request.param == "sqlite":
-        fill(f"sqlite:///{tmp_path / 'ledger.db'}")
+        fill(f"sqlite:///{tmp_path / 'ledger.db'}", RECORDS)
         return "--state", tmp_path
     url = request.getfixturevalue("postgres_url")
-    fill(url)
+    fill(url, RECORDS)
     return "--postgres", url
-
-
-def asked(llmops, *arguments):
-    code, out, err = llmops(*arguments)
-    assert (code, err) == (0, "")
-    return out
-
-
-def table(out: str) -> dict[str, list[str]]:
-    """Cells by the first one, of lines that have several."""
-    rows = [[cell for cell in line.split("  ") if cell.strip()] for line in out.splitlines()]
-    return {row[0].strip(): [cell.strip() for cell in row[1:]] for row in rows if len(row) > 1}
 
 
 # every report, in every form, from both databases
@@ -108,27 +64,26 @@ REPORTS = {
     "latency": ("latency",),
     "errors": ("errors",),
     "logs": ("logs",),
-    "trace": ("trace", "request-1"),
 }
+TRACE = ("trace", "request-1")
 
 
-@pytest.mark.parametrize("report", REPORTS)
+@pytest.mark.parametrize("report", [*REPORTS.values(), TRACE], ids=[*REPORTS, "trace"])
 def test_every_report_reads_both_databases_in_every_form(llmops, where, report):
-    shown = asked(llmops, *REPORTS[report], *where)
+    shown = asked(llmops, *report, *where)
     assert max(len(line) for line in shown.splitlines()) <= 80
-    found = json.loads(asked(llmops, *REPORTS[report], *where, "--json"))
+    found = json.loads(asked(llmops, *report, *where, "--json"))
     assert any(found.values())
-    rows = list(csv.DictReader(io.StringIO(asked(llmops, *REPORTS[report], *where, "--csv"))))
+    rows = list(csv.DictReader(io.StringIO(asked(llmops, *report, *where, "--csv"))))
     assert rows
     assert None not in rows[0]
 
 
 @pytest.mark.parametrize("report", REPORTS)
 def test_what_matches_nothing_is_one_line_and_no_failure(llmops, state, report):
-    nobody = () if report == "trace" else ("--user", "nobody")
-    arguments = ("trace", "no-such-id") if report == "trace" else REPORTS[report]
-    assert asked(llmops, *arguments, *nobody, "--state", state).replace("\n", " ").startswith("Nothing matched")
-    json.loads(asked(llmops, *arguments, *nobody, "--state", state, "--json"))
+    arguments = (*REPORTS[report], "--user", "nobody", "--state", state)
+    assert asked(llmops, *arguments).replace("\n", " ").startswith("Nothing matched")
+    json.loads(asked(llmops, *arguments, "--json"))
 
 
 @pytest.mark.parametrize("report", REPORTS)
@@ -137,7 +92,7 @@ def test_an_empty_ledger_is_no_failure_either(llmops, tmp_path, report):
     assert "Nothing matched" in asked(llmops, *REPORTS[report], "--state", tmp_path)
 
 
-@pytest.mark.parametrize("report", [*REPORTS.values(), ("replay", "x", "--model", "gpt-4o")])
+@pytest.mark.parametrize("report", [*REPORTS.values(), TRACE, ("replay", "x", "--model", "gpt-4o")])
 def test_asking_where_no_ledger_is_names_the_folder_and_makes_none(llmops, tmp_path, report):
     code, out, err = llmops(*report, "--state", tmp_path / "nothing")
     assert (code, out) == (2, "")
@@ -266,6 +221,58 @@ def test_a_trace_is_drawn_as_a_tree_with_sums_on_every_step(llmops, state):
     assert "user ada, session s1, began 2025-11-01 12:26:40 UTC" in out
 
 
+# tenants
+
+
+@pytest.fixture
+def shared(llmops, where):
+    """The option that names a ledger in which two tenants have a user and a session of the same names."""
+    url = f"sqlite:///{where[1] / 'ledger.db'}" if where[0] == "--state" else where[1]
+    turn = call("turn", tenant="rival", who=("ada", "s1", None), latency_s=9)
+    fill(url, [call(tenant="rival", who=("ada", "s1", None), cost="0.5"), turn])
+    return where
+
+
+@pytest.mark.parametrize(("by", "name"), [("user", "ada"), ("session", "s1")])
+def test_the_same_name_at_two_tenants_is_two_rows(llmops, shared, by, name):
+    found = json.loads(asked(llmops, "cost", "--by", by, *shared, "--json"))["rows"]
+    rows = list(csv.DictReader(io.StringIO(asked(llmops, "cost", "--by", by, *shared, "--csv"))))
+    assert {(row["tenant"], row["cost_usd"]) for row in found if row[by] == name} == {("t", 0.01), ("rival", 0.5)}
+    assert [(row["tenant"], row[by]) for row in rows] == [(row["tenant"], row[by]) for row in found]
+    lines = [line.split()[:2] for line in asked(llmops, "cost", "--by", by, *shared).splitlines() if line.strip()]
+    assert ["tenant", by] in lines
+    assert ["t", name] in lines
+    assert ["rival", name] in lines
+
+
+@pytest.mark.parametrize("report", [("cost",), ("latency",)])
+def test_conversations_of_two_tenants_are_told_apart(llmops, shared, report):
+    out = asked(llmops, *report, *shared)
+    assert [line.split()[:2] for line in out.splitlines() if " s1 " in line] == [["rival", "s1"], ["t", "s1"]]
+
+
+def test_one_tenant_needs_no_column_but_programs_always_have_it(llmops, shared):
+    for by in ("user", "session"):
+        own = ("cost", "--by", by, "--tenant", "t", *shared)
+        assert "tenant" not in asked(llmops, *own)
+        assert {row["tenant"] for row in json.loads(asked(llmops, *own, "--json"))["rows"]} == {"t"}
+        assert asked(llmops, *own, "--csv").startswith(f"tenant,{by},")
+        assert asked(llmops, *own, "--csv", "--until", "2000-01-01").startswith(f"tenant,{by},")
+
+
+# tags
+
+
+def test_the_tags_of_langchain_are_left_out_unless_asked_for(llmops, tmp_path):
+    own = ("seq:step:2", "map:key:a", "graph:step:7", "branch:default", "retry:attempt:2", "langsmith:hidden")
+    fill(f"sqlite:///{tmp_path / 'ledger.db'}", [call(tags=("mine", *own)), call(tags=own), call(tags=("seq:steps",))])
+    by_tag = ("cost", "--by", "tag", "--state", tmp_path, "--json")
+    found = {row["tag"]: row["calls"] for row in json.loads(asked(llmops, *by_tag))["rows"]}
+    assert found == {"mine": 1, None: 1, "seq:steps": 1}
+    found = {row["tag"]: row["calls"] for row in json.loads(asked(llmops, *by_tag, "--all-tags"))["rows"]}
+    assert found == {"mine": 1, "seq:steps": 1, **dict.fromkeys(own, 2)}
+
+
 def test_an_error_names_a_request_to_look_at(llmops, state):
     (found,) = json.loads(asked(llmops, "errors", "--state", state, "--json"))["errors"]
     assert (found["error_kind"], found["error_class"], found["count"]) == ("timeout", "ReadTimeout", 1)
@@ -299,6 +306,9 @@ def test_names_from_outside_never_steer_the_terminal(llmops, tmp_path):
         (("cost", "--project", "0/day"), "--project takes conversations per time"),
         (("cost", "--limit", "0"), "Invalid value for '--limit'"),
         (("logs", "--slower-than", "slow"), "--slower-than takes a length like 2s"),
+        (("cost", "--by", "user", "--all-tags"), "--all-tags goes with --by tag"),
+        (("cost", "--project", "9/day", "--models", "\udcff"), "--models must be valid UTF-8"),
+        (("cost", "--state", "/tmp/\udcff"), "--state must be valid UTF-8"),
         (("trace",), "Missing argument 'ID'"),
         (("replay", "request-1"), "give --model, --prompt FILE, or both"),
         (("replay", "nobody", "--model", "gpt-4o"), "has no 'nobody'"),
@@ -307,9 +317,18 @@ def test_names_from_outside_never_steer_the_terminal(llmops, tmp_path):
     ],
 )
 def test_what_is_wrong_is_one_line_that_names_the_fix(llmops, state, arguments, reason):
-    code, out, err = llmops(*arguments, "--state", state)
+    where = () if "--state" in arguments else ("--state", state)
+    code, out, err = llmops(*arguments, *where)
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert reason in err
+
+
+@pytest.mark.parametrize("words", ["\udcff", "ad\ud83d", "a\x00b"])
+@pytest.mark.parametrize("option", ["--user", "--session", "--tenant", "--model"])
+def test_what_no_database_can_be_asked_for_is_the_option_s_fault(llmops, where, option, words):
+    code, out, err = llmops("logs", option, words, *where)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert f"{option} must be valid UTF-8 text without NUL characters" in err
 
 
 def test_moments_are_lengths_before_now_or_dates_in_utc():
@@ -450,6 +469,49 @@ def test_a_call_that_fails_is_shown_in_its_place_and_the_others_go_on(llmops, re
         found = json.loads(asked(llmops, *replay(provider, recorded, "--json")))
     assert [call["replayed"]["failed"] for call in found["calls"]] == [True, False]
     assert "FallbackExhaustedError" in found["calls"][0]["replayed"]["answer"]
+
+
+def test_a_replay_that_reaches_no_provider_says_why_and_costs_nothing(llmops, recorded, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "simulated")
+    monkeypatch.setenv("LLMOPS_MAX_ATTEMPTS", "1")
+    with running(Echo()) as gone:
+        pass
+    code, out, err = llmops(*replay(gone, recorded, "--json"))
+    assert (code, err) == (1, "")
+    found = json.loads(out)
+    for side in (*(one["replayed"] for one in found["calls"]), found["total"]["replayed"]):
+        assert (side["cost_usd"], side["may_have_cost_usd"], side["input_tokens"]) == (0, 0, 0)
+    assert "Connection refused" in found["calls"][0]["replayed"]["answer"]
+    assert "may have cost" not in llmops(*replay(gone, recorded))[1]
+
+
+def test_what_failed_attempts_of_a_replay_may_have_cost_is_apart(llmops, recorded, provider, monkeypatch):
+    asked(llmops, *replay(provider, recorded))
+    monkeypatch.setenv("LLMOPS_MAX_ATTEMPTS", "2")
+    with running(Echo(), faults=FaultPlan(schedule={1: "malformed"})) as faulty:
+        out = asked(llmops, *replay(faulty, recorded))
+        found = json.loads(asked(llmops, *replay(provider, recorded, "--json")))["total"]["replayed"]
+    assert "Failed attempts may have cost $0.0000" in out
+    assert table(out)["cost"][1] == usd(found["cost_usd"])
+
+
+def test_a_call_that_only_failed_has_no_cost_but_what_it_may_have_cost(llmops, recorded, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "simulated")
+    monkeypatch.setenv("LLMOPS_MAX_ATTEMPTS", "1")
+    with running(Echo(), faults=FaultPlan(schedule={1: "malformed"})) as faulty:
+        found = json.loads(asked(llmops, *replay(faulty, recorded, "--json")))
+    failed, answered = (one["replayed"] for one in found["calls"])
+    assert (failed["failed"], failed["cost_usd"], failed["input_tokens"]) == (True, 0, 0)
+    assert failed["may_have_cost_usd"] > 0
+    total = found["total"]["replayed"]
+    assert (total["cost_usd"], total["input_tokens"]) == (answered["cost_usd"], answered["input_tokens"])
+    assert total["may_have_cost_usd"] == failed["may_have_cost_usd"]
+
+
+def test_a_replay_says_that_sampling_settings_are_not_the_recorded_ones(llmops, recorded, provider):
+    assert "Sampling settings (temperature" in asked(llmops, *replay(provider, recorded))
+    assert json.loads(asked(llmops, *replay(provider, recorded, "--json")))["sampling"] == "model defaults"
+    assert "temperature" in asked(llmops, "replay", "--help")
 
 
 def test_a_replay_that_nobody_answers_is_a_failure(llmops, recorded, monkeypatch):

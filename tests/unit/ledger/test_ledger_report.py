@@ -40,7 +40,7 @@ FIGURES = {
     "latency": {
         "model": {"p50": 0.1234, "p95": 1.5, "p99": 2.25},
         "tool": {"p50": 0.001, "p95": 0.002, "p99": 0.003},
-        "turn": {"p50": None, "p95": None, "p99": None},
+        "turn": {"p50": 1.25, "p95": 3.5, "p99": 4.0},
     },
     "errors": {},
     "failed_attempts": {"count": 0, "cost_usd": 0.0},
@@ -90,16 +90,63 @@ def html(shown: Report) -> Cells:
     return Cells(shown._repr_html_())
 
 
-ALWAYS = ["Traffic and money", "Model calls by route", "Cache", "Latency"]
+USUAL = ["Traffic and money", "Model calls by route", "Cache", "Latency, ms"]
 
 
-def test_the_sections_that_are_always_there() -> None:
-    titles = html(report()).titles
-    assert [title.split(",")[0].split(" (")[0] for title in titles[:3]] == ALWAYS[:3]
-    assert titles[3].startswith("Latency")
-    assert len(titles) == 4
-    for title in titles:
+def test_the_sections_of_a_program_with_a_router_and_a_cache() -> None:
+    assert html(report()).titles == USUAL
+    for title in USUAL:
         assert title in str(report())
+
+
+NO_QUANTILES = {"p50": None, "p95": None, "p99": None}
+DIRECT = {"calls": 3, "hits": 0, "misses": 3, "cost_usd": 0.001, "models": {"gpt-4o": 2, "text-embedding-3-small": 1}}
+PLAIN = {
+    "routes": {"direct": DIRECT},
+    "cache": {"hits": 0, "misses": 3, "hit_rate": 0.0, "by_level": {}, "saved_usd": 0.0},
+    "baseline_model": None,
+    "baseline_cost_usd": 0.001,
+    "saved_usd": 0.0,
+    "saved_pct": 0.0,
+    "checkpoints": {"count": 0, "bytes": {"hot": 0, "warm": 0}},
+    "latency": {"model": FIGURES["latency"]["model"], "tool": NO_QUANTILES, "turn": NO_QUANTILES},
+}
+
+
+def test_without_router_cache_and_checkpointer_nothing_is_said_of_them() -> None:
+    shown = report(**PLAIN)
+    assert html(shown).titles == ["Traffic and money", "Latency, ms"]
+    assert {"models", "cost", "model"} <= set(rows(shown))
+    assert rows(shown)["models"] == ["gpt-4o, text-embedding-3-small"]
+    for word in ("without the suite", "saved", "hits", "route", "bytes", "tool  ", "turn  "):
+        assert word not in str(shown), word
+    assert set(shown.as_dict()) >= set(FIGURES)
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        {"cache": {**FIGURES["cache"]}},
+        {"baseline_model": "gpt-4o"},
+        {"saved_usd": -0.001, "saved_pct": -1.0},
+        {"routes": {"direct": DIRECT, "simple": DIRECT}},
+    ],
+)
+def test_a_saving_is_told_where_something_may_save(found) -> None:
+    assert "saved" in rows(report(**{**PLAIN, **found}))
+
+
+def test_a_report_of_nothing_is_one_section() -> None:
+    latency = dict.fromkeys(("model", "tool", "turn"), NO_QUANTILES)
+    assert html(report(**{**PLAIN, "routes": {}, "latency": latency})).titles == ["Traffic and money"]
+
+
+@pytest.mark.parametrize(
+    ("cost", "told"),
+    [(0.0, "$0"), (4e-7, "$0.000000400"), (1e-12, "$0.00000000000100"), (0.00001234, "$0.0000123"), (0.5, "$0.500000")],
+)
+def test_a_tiny_cost_shows_the_digits_that_matter(cost, told) -> None:
+    assert rows(report(cost_usd=cost))["cost"] == [told]
 
 
 OPTIONAL = {
@@ -143,7 +190,7 @@ TOLD = {
     "saved by hits": ["$0.250000"],
     "model": ["123.4", "1,500.0", "2,250.0"],
     "tool": ["1.0", "2.0", "3.0"],
-    "turn": ["-", "-", "-"],
+    "turn": ["1,250.0", "3,500.0", "4,000.0"],
 }
 
 

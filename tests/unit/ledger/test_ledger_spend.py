@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from langchain_core.callbacks import BaseCallbackHandler
 
 from langchain_llmops.core.concurrency import drive
 from langchain_llmops.core.types import ErrorKind, Usage
@@ -16,6 +18,7 @@ from langchain_llmops.ledger.filters import Filter
 from langchain_llmops.ledger.schema import MIGRATIONS
 from langchain_llmops.ledger.spend import DIMENSIONS, Spend, spend_by, total_spend
 from langchain_llmops.stores.base import open_store
+from tests.support.plans import Planned
 from tests.support.recorded import NOON, URLS, call, fill, hit, ledger, traffic, url_of
 
 KEYS = {
@@ -60,7 +63,7 @@ async def test_every_way_to_group_gives_the_sums_of_the_single_calls(database, r
     records = traffic(400, seed=3)
     async with ledger(url_of(database, request, tmp_path), records) as sql:
         for by in DIMENSIONS:
-            found = {spend.key: spend for spend in await spend_by(sql, by, Filter())}
+            found = {spend.key: replace(spend, tenant=None) for spend in await spend_by(sql, by, Filter())}
             assert {key: spend.plus(Spend()) for key, spend in found.items()} == {
                 key: Spend(key).plus(spend) for key, spend in by_hand(records, KEYS[by]).items()
             }, by
@@ -122,6 +125,57 @@ async def test_a_limit_keeps_the_dearest(by, tmp_path) -> None:
 
 
 @pytest.mark.parametrize("database", URLS)
+@pytest.mark.parametrize("by", ["user", "session"])
+async def test_a_user_and_a_session_are_those_of_a_tenant(by, database, request, tmp_path) -> None:
+    records = [call(tenant=tenant, who=("x", "x", None), cost=cost) for tenant, cost in (("a", "1"), ("b", "2"))]
+    async with ledger(url_of(database, request, tmp_path), [*records, call(tenant=None, who=("x", "x", None))]) as sql:
+        found = [(one.key, one.tenant, one.calls) for one in await spend_by(sql, by, Filter())]
+        assert found == [("x", "b", 1), ("x", "a", 1), ("x", None, 1)]
+        assert [(one.tenant, one.calls) for one in await spend_by(sql, "day", Filter())] == [(None, 3)]
+
+
+FRAMEWORK_TAGS = (
+    "seq:step:1", "map:key:a\nb", "map:key:", "graph:step:12", "branch:3", "branch:default", "condition:1",
+    "retry:attempt:2", "langsmith:hidden", "langsmith:nostream",
+)  # fmt: skip
+OWN_TAGS = ("seq:step", "seq:step:x", "my seq:step:1", "map", "branch:main", "condition:good", "langsmith", "nostream")
+
+
+async def test_the_tags_that_langchain_sets_count_only_when_asked_for(tmp_path) -> None:
+    async with ledger(f"sqlite:///{tmp_path}/l.db", [call(tags=FRAMEWORK_TAGS), call(tags=OWN_TAGS)]) as sql:
+        assert {one.key for one in await spend_by(sql, "tag", Filter())} == {None, *OWN_TAGS}
+        found = {one.key for one in await spend_by(sql, "tag", Filter(), all_tags=True)}
+        assert found == {*FRAMEWORK_TAGS, *OWN_TAGS}
+
+
+async def test_the_tags_left_out_are_those_that_langchain_sets(tmp_path) -> None:
+    """Whatever this version of LangChain and LangGraph puts on a model below one of theirs."""
+    from langchain_core.language_models import FakeListChatModel
+    from langchain_core.runnables import RunnableBranch, RunnableLambda, RunnableParallel
+    from langgraph.graph import START, MessagesState, StateGraph
+
+    seen: set[str] = set()
+
+    class Seen(BaseCallbackHandler):
+        def on_chat_model_start(self, *_, tags=None, **__) -> None:
+            seen.update(tags or ())
+
+        def on_chain_start(self, *_, tags=None, **__) -> None:
+            seen.update(tags or ())
+
+    model = FakeListChatModel(responses=["a"])
+    branch = RunnableBranch((lambda _: True, model), model)
+    config = {"callbacks": [Seen()]}
+    (RunnableLambda(str) | RunnableParallel(one=branch, two=model)).invoke("a", config)
+    RunnableBranch((lambda _: False, model), model).invoke("a", config)
+    graph = StateGraph(MessagesState).add_node("model", lambda state: {"messages": model.invoke("a")})
+    graph.add_edge(START, "model").compile().invoke({"messages": []}, config)
+    assert {tag.rpartition(":")[0] for tag in seen} >= {"seq:step", "map:key", "condition", "branch", "graph:step"}
+    async with ledger(f"sqlite:///{tmp_path}/l.db", [call(tags=tuple(seen))]) as sql:
+        assert [one.key for one in await spend_by(sql, "tag", Filter())] == [None]
+
+
+@pytest.mark.parametrize("database", URLS)
 async def test_any_tag_can_be_grouped_by(database, request, tmp_path) -> None:
     tags = ("a\x00b", "\ud83d", "'; DROP TABLE x--", "é", '"')
     async with ledger(url_of(database, request, tmp_path), [call(tags=(tag, tag)) for tag in tags]) as sql:
@@ -141,26 +195,6 @@ async def test_what_failed_attempts_may_have_cost_is_apart(tmp_path) -> None:
         spend = await total_spend(sql, Filter())
         assert (spend.cost_usd, spend.failed_cost_usd) == (Decimal("0.25"), Decimal("0.5"))
         assert (spend.input_tokens, spend.estimated_calls) == (100, 0)
-
-
-class Planned:
-    """An `Sql` that keeps the plan of every statement."""
-
-    def __init__(self, sql) -> None:
-        self._sql = sql
-        self.dialect = sql.dialect
-        self.plans: list[str] = []
-
-    async def fetch(self, statement, parameters=()):
-        self.plans.append(await self._plan(statement, parameters))
-        return await self._sql.fetch(statement, parameters)
-
-    async def _plan(self, statement, parameters) -> str:
-        if self.dialect == "sqlite":
-            return str(await self._sql.fetch(f"EXPLAIN QUERY PLAN {statement}", parameters))
-        async with self._sql.transaction() as transaction:
-            await transaction.execute("SET LOCAL enable_seqscan = off")  # a small table is read whole otherwise
-            return str(await transaction.fetch(f"EXPLAIN {statement}", parameters))
 
 
 @pytest.mark.parametrize("database", URLS)

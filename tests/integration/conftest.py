@@ -1,0 +1,34 @@
+"""The `llmops` command within the test process."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import pytest
+
+from langchain_llmops.cli.app import app, main
+
+
+@pytest.fixture
+def clean(monkeypatch):
+    """No settings but the test's own, and a narrow terminal."""
+    for name in list(os.environ):
+        if name.startswith(("LLMOPS_", "OPENAI_", "LANGSMITH_")):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("COLUMNS", "80")
+
+
+@pytest.fixture
+def llmops(clean, monkeypatch, capsys):
+    """Run a command; its exit code, output and errors."""
+
+    def run(*arguments):
+        monkeypatch.setattr(app, "registered_commands", [])  # each run registers them, as each process does once
+        monkeypatch.setattr(sys, "argv", ["llmops", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, err = capsys.readouterr()
+        return ended.value.code, out, err
+
+    return run
