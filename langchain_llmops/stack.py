@@ -362,6 +362,7 @@ class LLMOps:
             tenant=self.settings.tenant,
         )
         collected = await figures.collect()
+        collected["cache"]["in_use"] = "cache" in self.__dict__
         if "checkpointer" in self.__dict__:
             stats = await self.checkpointer.astats()
             collected["checkpoints"] = {"count": stats.checkpoints, "bytes": stats.bytes_by_tier}

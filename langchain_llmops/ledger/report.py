@@ -159,7 +159,7 @@ def _routes(f: Mapping[str, Any]) -> _Section:
 
 def _cache(f: Mapping[str, Any]) -> _Section:
     cache = f["cache"]
-    if not cache["hits"]:
+    if not (cache["hits"] or cache.get("in_use")):
         return _Section("Cache", ("", ""), [])
     rows = [(f"hits in {level}", f"{count:,}") for level, count in cache["by_level"].items()]
     rows += [

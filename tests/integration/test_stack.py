@@ -84,6 +84,7 @@ def test_an_agent_a_graph_a_chain_and_a_bare_model_are_all_counted(ops, simulato
     assert figures["conversations"] == 1
     assert figures["cost_usd"] > 0
     assert figures["routes"]["simple"]["calls"] == 5
+    assert figures["cache"]["in_use"]
 
 
 def test_async_callers_in_two_event_loops_share_one_stack(settings, simulator):
@@ -101,6 +102,7 @@ def test_async_callers_in_two_event_loops_share_one_stack(settings, simulator):
 
 
 def test_streams_and_batches_are_counted_once_each(ops, simulator):
+    assert not ops.report().as_dict()["cache"]["in_use"]
     model = router(ops, simulator)
     assert "".join(chunk.text for chunk in model.stream("streamed", me(ops))) == "Hello."
     model.batch(["a", "b", "c"], me(ops))

@@ -123,6 +123,11 @@ def test_without_router_cache_and_checkpointer_nothing_is_said_of_them() -> None
     assert set(shown.as_dict()) >= set(FIGURES)
 
 
+def test_a_cache_that_never_hits_is_told() -> None:
+    shown = report(**PLAIN | {"cache": PLAIN["cache"] | {"in_use": True}})
+    assert rows(shown)["hit rate"] == ["0.0 %"]
+
+
 @pytest.mark.parametrize(
     "found",
     [
