@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from langchain_llmops.core.pricing import PriceBook
     from langchain_llmops.stores.base import Sql
 
-__all__ = ["OtherModel", "Superseded", "superseded"]
+__all__ = ["Asked", "OtherModel", "Superseded", "superseded"]
 
 TOKENS: Final = (
     "input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens", "cache_write_1h_tokens",
@@ -42,6 +42,28 @@ class Superseded:
     worth_usd: Decimal
 
 
+class Asked:
+    """Answers of providers, summed by the size of their input; asked about many models, it reads no sum twice.
+
+    With `only_priced` without those of models that have no price.
+    """
+
+    def __init__(self, sql: Sql, chosen: Filter, *, only_priced: bool = False) -> None:
+        self._sql = sql
+        self._where, self._parameters = chosen.where(*ASKED, *(["unpriced = 0"] if only_priced else []))
+        self._sums: dict[tuple[int, int], list[int]] = {}
+
+    async def between(self, low: int, high: int) -> list[int]:
+        """How many calls had `low <= input tokens < high`, and their tokens in the order of `TOKENS`."""
+        if (low, high) not in self._sums:
+            rows = await self._sql.fetch(
+                f"SELECT COUNT(*), {SUMS} FROM llmops_calls{self._where} AND input_tokens >= ? AND input_tokens < ?",  # noqa: S608
+                (*self._parameters, low, high),
+            )
+            self._sums[low, high] = [int(value or 0) for value in rows[0]]
+        return self._sums[low, high]
+
+
 class OtherModel:
     """Recorded tokens at today's prices of one model; check `is_priced` first, sums of an unpriced one raise."""
 
@@ -58,19 +80,11 @@ class OtherModel:
             raise ConfigurationError(f"no price is known for model {self._model!r}; add it to LLMOPS_PRICES_FILE")
         return money.total_usd
 
-    async def cost_of_asked(self, sql: Sql, chosen: Filter, *, only_priced: bool = False) -> Decimal:
-        """Dollars for all answers of providers, exact also where the price has tiers or a fee per call.
-
-        With `only_priced` without those of models that have no price.
-        """
+    async def cost_of_asked(self, asked: Asked) -> Decimal:
+        """Dollars for all answers of providers, exact also where the price has tiers or a fee per call."""
         total = Decimal(0)
-        where, parameters = chosen.where(*ASKED, *(["unpriced = 0"] if only_priced else []))
         for low, high in pairwise((*self._bands(), MOST_TOKENS)):
-            rows = await sql.fetch(
-                f"SELECT COUNT(*), {SUMS} FROM llmops_calls{where} AND input_tokens >= ? AND input_tokens < ?",  # noqa: S608
-                (*parameters, low, high),
-            )
-            total += self._cost_in_band(low, [int(value or 0) for value in rows[0]])
+            total += self._cost_in_band(low, await asked.between(low, high))
         return total
 
     async def cost_of_hits(self, sql: Sql, chosen: Filter) -> Decimal:

@@ -10,7 +10,7 @@ from statistics import NormalDist
 from typing import TYPE_CHECKING, Final
 
 from langchain_llmops.core.types import ModelSpec
-from langchain_llmops.ledger.baseline import OtherModel
+from langchain_llmops.ledger.baseline import Asked, OtherModel
 from langchain_llmops.ledger.filters import ANSWERED, COST, PAID, UNPRICED, Filter
 from langchain_llmops.ledger.schema import from_pico
 
@@ -81,11 +81,11 @@ async def alternatives(sql: Sql, chosen: Filter, prices: PriceBook, models: Iter
 
     The same number of tokens: another tokenizer counts differently, by some 10 to 30 %.
     """
-    found = []
+    asked, found = Asked(sql, chosen), []
     for model in dict.fromkeys(models):
         spec = ModelSpec.parse(model)
         other = OtherModel(prices, spec.name, spec.provider)
-        found.append(Alternative(model, await other.cost_of_asked(sql, chosen) if other.is_priced else None))
+        found.append(Alternative(model, await other.cost_of_asked(asked) if other.is_priced else None))
     return sorted(found, key=lambda one: (one.cost_usd is None, one.cost_usd or 0, one.model))
 
 

@@ -6,7 +6,7 @@ from collections import defaultdict
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-from langchain_llmops.ledger.baseline import OtherModel, superseded
+from langchain_llmops.ledger.baseline import Asked, OtherModel, superseded
 from langchain_llmops.ledger.calls import conversations
 from langchain_llmops.ledger.filters import ANSWERED, COST, PAID, Filter
 from langchain_llmops.ledger.latency import latencies
@@ -102,7 +102,7 @@ class Figures:
         other = OtherModel(self._prices, self._baseline_model, self._baseline_provider)
         if not other.is_priced:
             return None
-        asked = await other.cost_of_asked(self._sql, self._chosen, only_priced=True)
+        asked = await other.cost_of_asked(Asked(self._sql, self._chosen, only_priced=True))
         hits = await other.cost_of_hits(self._sql, self._chosen)
         return asked + hits - sum((other.cost_of(one.usage) for one in lost), Decimal(0))
 

@@ -5,6 +5,8 @@ Usage: python tests/benchmarks/ledger.py [--quick] [--json FILE]
 Ours goes from a `CallRecord` handed to the ledger to a committed row. The peer gets the rows ready-made: `executemany`
 into SQLite (WAL, synchronous=NORMAL), `COPY` into PostgreSQL; both sides have the same tables and indexes. Rounds are
 interleaved, figures are medians. CPU behind the call is that of all other threads, which also build the rows.
+
+Exact percentiles of every component are set beside a plain scan of the same table, which any exact answer needs.
 """
 
 from __future__ import annotations
@@ -14,12 +16,13 @@ import asyncio
 import contextlib
 import json
 import logging
+import random
 import sqlite3
 import sys
 import tempfile
 import time
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
 from statistics import median
@@ -30,9 +33,11 @@ sys.path.insert(0, str(ROOT))
 
 from langchain_core.utils.uuid import uuid7  # noqa: E402
 
-from langchain_llmops.core.concurrency import run_sync  # noqa: E402
+from langchain_llmops.core.concurrency import drive, run_sync  # noqa: E402
 from langchain_llmops.core.events import CallFinished  # noqa: E402
 from langchain_llmops.core.types import CallRecord, Identity, Money, Usage  # noqa: E402
+from langchain_llmops.ledger.filters import Filter  # noqa: E402
+from langchain_llmops.ledger.latency import latencies  # noqa: E402
 from langchain_llmops.ledger.schema import CALL_COLUMNS, MIGRATIONS, call_row  # noqa: E402
 from langchain_llmops.ledger.writer import Ledger  # noqa: E402
 from langchain_llmops.stores.base import open_store  # noqa: E402
@@ -40,7 +45,9 @@ from langchain_llmops.stores.base import open_store  # noqa: E402
 ROWS, QUICK_ROWS = 20_000, 6_000
 ROUNDS, QUICK_ROUNDS = 7, 3
 PEER_BATCH = 2_000
+READ_ROWS, QUICK_READ_ROWS = 500_000, 60_000
 LEAST_RATIO = 0.5
+MOST_SCANS = 20.0
 MOST_CPU_US = 8.0
 MOST_CALL_US = 1.0
 
@@ -141,8 +148,12 @@ async def empty_tables(url: str) -> None:
     await store.aclose()
 
 
+def complete_rows(made: list[CallRecord]) -> list[tuple[Any, ...]]:
+    return [row + (None,) * (len(CALL_COLUMNS) - len(row)) for row in map(call_row, made)]
+
+
 def measured(url: str, bare: Any, made: list[CallRecord], rounds: int) -> tuple[list[Taken], list[Taken]]:
-    rows = [row + (None,) * (len(CALL_COLUMNS) - len(row)) for row in map(call_row, made)]
+    rows = complete_rows(made)
     mine, theirs = [], []
     for number in range(rounds):
         sides = [(mine, lambda: ours(url, made)), (theirs, lambda: bare(url, rows))]
@@ -165,6 +176,28 @@ def figures(name: str, peer: str, count: int, mine: list[Taken], theirs: list[Ta
     ]
 
 
+def reading(name: str, url: str, bare: Any, count: int, rounds: int) -> dict[str, Any]:
+    """Milliseconds for all percentiles of `count` calls, and for one look at each of them."""
+    draw = random.Random(1)
+    asyncio.run(empty_tables(url))
+    bare(url, complete_rows([replace(record, latency_s=draw.lognormvariate(0, 1)) for record in records(count)]))
+    store = open_store(url, blocking=True)
+    mine: list[float] = []
+    theirs: list[float] = []
+    for _ in range(rounds):
+        for kept, read in (
+            (mine, lambda: latencies(store.sql, Filter())),
+            (theirs, lambda: store.sql.fetch("SELECT COUNT(*), MAX(latency_s) FROM llmops_calls")),
+        ):
+            began = time.perf_counter()
+            drive(read())
+            kept.append(1e3 * (time.perf_counter() - began))
+    drive(store.aclose())
+    ours_ms, scan_ms = median(mine), median(theirs)
+    figure = f"{name}: ms for percentiles of {count:,} rows beside a scan"
+    return _row(figure, ours_ms, scan_ms, f"<= {MOST_SCANS:g} x", ours_ms <= MOST_SCANS * scan_ms)
+
+
 def _row(figure: str, mine: float, peer: float | None, target: str, met: bool) -> dict[str, Any]:
     ratio = None if peer is None else round(mine / peer, 3)
     shown = None if peer is None else round(peer, 2)
@@ -176,13 +209,16 @@ def run(*, quick: bool) -> list[dict[str, Any]]:
 
     made = records(QUICK_ROWS if quick else ROWS)
     rounds = QUICK_ROUNDS if quick else ROUNDS
+    read_rows = QUICK_READ_ROWS if quick else READ_ROWS
     with tempfile.TemporaryDirectory() as folder:
         url = f"sqlite:///{folder}/ledger.db?synchronous=normal"
         found = figures("SQLite", "executemany", len(made), *measured(url, bare_sqlite, made, rounds))
+        found.append(reading("SQLite", url, bare_sqlite, read_rows, rounds))
     try:
         with servers.postgres_server() as server:
             measurement = measured(server.url, bare_postgres, made, rounds)
-            return found + figures("PostgreSQL", "COPY", len(made), *measurement)
+            found += figures("PostgreSQL", "COPY", len(made), *measurement)
+            return [*found, reading("PostgreSQL", server.url, bare_postgres, read_rows, rounds)]
     except (RuntimeError, OSError, ImportError) as error:
         print(f"PostgreSQL was not measured: {error}")
         return found

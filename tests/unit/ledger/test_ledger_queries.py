@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from decimal import Decimal
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from langchain_llmops.core.stats import quantile
 from langchain_llmops.core.types import ErrorKind, Usage
@@ -47,6 +50,23 @@ async def test_percentiles_are_the_nearest_ranks_of_every_answer_of_a_component(
         assert one.inter_token == expected(r.inter_token_s for r in of), one
 
 
+async def test_a_selection_that_holds_no_answer_has_no_percentiles(url) -> None:
+    async with ledger(url, [call(), call(error_kind=ErrorKind.TIMEOUT, started_at=NOON + 9)]) as sql:
+        for nothing in (Filter(since=math.inf), Filter(until=-math.inf), Filter(user="nobody"), Filter(since=NOON + 1)):
+            assert await latencies(sql, nothing) == []
+        everything = Filter(since=-math.inf, until=math.inf)
+        assert [one.latency.count for one in await latencies(sql, everything)] == [1, 1]
+
+
+async def test_calls_without_a_name_count_in_their_kind_alone(url) -> None:
+    async with ledger(url, [call("tool", name=None, latency_s=9.0), call("tool", name="lookup", latency_s=1.0)]) as sql:
+        found = await latencies(sql, ALL)
+    assert [(one.name, one.latency) for one in found] == [
+        (None, Quantiles(2, 1.0, 9.0, 9.0)),
+        ("lookup", Quantiles(1, 1.0, 1.0, 1.0)),
+    ]
+
+
 async def test_one_answer_is_every_percentile_of_itself(url) -> None:
     async with ledger(url, [call(latency_s=0.25)]) as sql:
         assert (await latencies(sql, ALL))[0].latency == Quantiles(1, 0.25, 0.25, 0.25)
@@ -56,6 +76,48 @@ async def test_neither_hits_nor_failures_make_a_model_look_fast_or_slow(url) -> 
     others = [hit(latency_s=0.0001), call(latency_s=60.0, error_kind=ErrorKind.TIMEOUT)]
     async with ledger(url, [call(latency_s=0.25), *others]) as sql:
         assert {one.latency.count for one in await latencies(sql, ALL)} == {1}
+
+
+SECONDS = st.one_of(
+    st.sampled_from([0.0, 0.1, 0.1 + 0.2, 0.3]),
+    st.floats(min_value=0.0, allow_nan=False, allow_infinity=False),
+)
+ANSWERS = st.lists(
+    st.tuples(st.sampled_from(["model", "tool", "turn"]), st.sampled_from(["a", "b"]), SECONDS, st.none() | SECONDS),
+    min_size=1,
+    max_size=300,
+)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(answers=ANSWERS, by_name=st.booleans())
+async def test_percentiles_of_whatever_was_answered_are_nearest_ranks(url, answers, by_name) -> None:
+    records = [
+        call(kind, name=name, model=name if kind == "model" else None, latency_s=latency, ttft_s=ttft)
+        for kind, name, latency, ttft in answers
+    ]
+    async with ledger(url, records) as sql:
+        found = await latencies(sql, ALL, by_name=by_name)
+        await sql.execute("DELETE FROM llmops_calls")
+    names = {name for _, name, *_ in answers} if by_name else set()
+    for kind in {kind for kind, *_ in answers}:
+        for name in (None, *names):
+            of = [one for one in answers if one[0] == kind and name in (None, one[1])]
+            told = [(one.latency, one.ttft) for one in found if (one.kind, one.name) == (kind, name)]
+            wanted = (expected(one[2] for one in of), expected(one[3] for one in of))
+            assert told == ([wanted] if of else [])
+
+
+async def test_many_answers_are_read_in_portions_and_none_is_missed(tmp_path, monkeypatch) -> None:
+    records = traffic(500, seed=8)
+    async with ledger(f"sqlite:///{tmp_path}/l.db", records) as sql:
+        at_once = await latencies(sql, Filter(since=NOON - 100_000, user="ada"))
+        monkeypatch.setattr("langchain_llmops.ledger.latency.IDS_PER_READ", 7)
+        assert await latencies(sql, Filter(since=NOON - 100_000, user="ada")) == at_once
+        await sql.execute("DELETE FROM llmops_calls WHERE id BETWEEN 100 AND 200")
+        left = [r for r in records[:99] + records[200:] if r.error_kind is None and r.cache_level is None]
+        found = {one.kind: one.latency for one in await latencies(sql, ALL, by_name=False)}
+    assert found == {kind: expected(r.latency_s for r in left if r.kind == kind) for kind in {r.kind for r in left}}
 
 
 # failures

@@ -10,7 +10,7 @@ import pytest
 
 from langchain_llmops.core.pricing import PriceBook
 from langchain_llmops.core.types import ErrorKind, ModelSpec, Usage
-from langchain_llmops.ledger.baseline import OtherModel
+from langchain_llmops.ledger.baseline import Asked, OtherModel
 from langchain_llmops.ledger.filters import Filter
 from langchain_llmops.ledger.projection import (
     Sample,
@@ -31,6 +31,18 @@ PRICES = PriceBook(
     }
 )
 M = 1_000_000
+
+
+class Counted:
+    """Statements of another, and how many there were."""
+
+    def __init__(self, sql) -> None:
+        self.sql = sql
+        self.fetched = 0
+
+    async def fetch(self, *statement):
+        self.fetched += 1
+        return await self.sql.fetch(*statement)
 
 
 @pytest.fixture(params=URLS)
@@ -140,7 +152,7 @@ async def test_many_calls_cost_on_another_model_what_each_of_them_would(url, mod
     async with ledger(url, [call(usage=usage) for usage in usages]) as sql:
         spec = ModelSpec.parse(model)
         other = OtherModel(PRICES, spec.name, spec.provider)
-        total = await other.cost_of_asked(sql, Filter())
+        total = await other.cost_of_asked(Asked(sql, Filter()))
     assert total == sum(other.cost_of(usage) for usage in usages)
 
 
@@ -158,6 +170,15 @@ async def test_alternatives_come_cheapest_first_and_those_without_a_price_last(u
         ("large", Decimal(20)),
         ("nobody-sells-this", None),
     ]
+
+
+async def test_models_whose_prices_have_the_same_steps_are_compared_in_one_reading(url) -> None:
+    async with ledger(url, [small(usage=Usage(size, 1)) for size in (7, 300_000)]) as sql:
+        counted = Counted(sql)
+        found = await alternatives(counted, Filter(), PRICES, ["large", "small", "gpt-4o", "gemini-2.5-pro"])
+        assert counted.fetched == 3  # everything, and what is below and above the step of the last
+        alone = [(await alternatives(sql, Filter(), PRICES, [one.model]))[0] for one in found]
+    assert found == alone
 
 
 def test_every_model_we_compare_with_has_a_price() -> None:
