@@ -26,6 +26,7 @@ CALL: Final = (
     f" ttft_s, input_tokens, output_tokens, {COST}, unpriced, estimated, cache_level, route, rung, attempt, node,"
     " error_kind, error_class, tenant"
 )
+SAME_TENANT: Final = "(tenant = owner OR (tenant IS NULL AND owner IS NULL))"
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,17 +99,19 @@ async def conversations(
 ) -> list[Conversation]:
     """The sessions whose turns took longest together, or whose answers cost most."""
     turns, answers = "kind = 'turn'", f"{PAID} AND {ANSWERED}"
-    ranked = f"SUM(latency_s) FILTER (WHERE {turns})" if order == "slowest" else f"SUM({COST}) FILTER (WHERE {answers})"
-    where, parameters = chosen.where("session_id IS NOT NULL")
+    ranked, told = (f"SUM({COST})", answers) if order == "dearest" else ("SUM(latency_s)", turns)
+    among, parameters = chosen.where("session_id IS NOT NULL", told)
+    within, again = chosen.where(SAME_TENANT)
     rows = await sql.fetch(
         f"SELECT session_id, COUNT(*) FILTER (WHERE {turns}), SUM(latency_s) FILTER (WHERE {turns}),"  # noqa: S608
-        f" COUNT(*) FILTER (WHERE {answers}), SUM({COST}) FILTER (WHERE {answers}), COALESCE({ranked}, 0), tenant"
-        f" FROM llmops_calls{where} GROUP BY tenant, session_id HAVING {ranked} > 0"
-        " ORDER BY 6 DESC, 1 LIMIT ?",
-        (*parameters, limit),
+        f" COUNT(*) FILTER (WHERE {answers}), SUM({COST}) FILTER (WHERE {answers}), tenant"
+        f" FROM (SELECT session_id AS best, tenant AS owner, {ranked} AS worth FROM llmops_calls{among}"
+        f" GROUP BY tenant, session_id HAVING {ranked} > 0 ORDER BY 3 DESC, 1 LIMIT ?) bests"
+        f" JOIN llmops_calls ON session_id = best{within} GROUP BY tenant, session_id, worth ORDER BY worth DESC, 1",
+        (*parameters, limit, *again),
     )
     return [_conversation(row) for row in rows]
 
 
 def _conversation(row: Row) -> Conversation:
-    return Conversation(row[0], int(row[1]), float(row[2] or 0), int(row[3]), from_pico(row[4]), row[6])
+    return Conversation(row[0], int(row[1]), float(row[2] or 0), int(row[3]), from_pico(row[4]), row[5])

@@ -176,6 +176,20 @@ async def test_conversations_come_slowest_or_dearest_first(url) -> None:
     ]
 
 
+async def test_one_session_name_of_several_tenants_is_as_many_conversations(url) -> None:
+    records = [
+        call("turn", tenant=tenant, who=("u", "main", None), latency_s=seconds)
+        for tenant, seconds in (("acme", 1.0), ("rival", 4.0), (None, 2.0), ("acme", 2.5))
+    ]
+    async with ledger(url, [*records, call(tenant="acme", who=("u", "main", None), cost="0.5")]) as sql:
+        slow = await conversations(sql, ALL, limit=2, order="slowest")
+        mine = await conversations(sql, Filter(tenant="acme"), limit=5, order="dearest")
+        whose = await conversations(sql, ALL, limit=5, order="slowest")
+    assert [(one.tenant, one.seconds) for one in slow] == [("rival", 4.0), ("acme", 3.5)]
+    assert [(one.tenant, one.seconds, one.cost_usd) for one in mine] == [("acme", 3.5, Decimal("0.5"))]
+    assert [(one.tenant, one.turns) for one in whose] == [("rival", 1), ("acme", 2), (None, 1)]
+
+
 # traces
 
 
