@@ -61,7 +61,7 @@ THIRD_PARTY: dict[str, tuple[str, ...]] = {
     "langchain.tools": ("demo/",),
     "langchain_core": ("",),
     "langgraph": ("checkpoint/", "demo/", "middleware/"),
-    "langsmith": ("tracing.py",),
+    "langsmith": ("tracing.py", "telemetry/runs.py"),
     "obstore": ("stores/objects.py", "stores/memory.py"),
     "opentelemetry": ("telemetry/otel.py",),
     "platformdirs": ("core/settings.py",),

@@ -83,8 +83,8 @@ class OpsCallbackHandler(BaseCallbackHandler):
         return len(self._runs)
 
     def place_of(self, run_id: UUID) -> tuple[str, str | None] | None:
-        """The trace of an open run, and the nearest run at or above it that becomes a record; None when not open."""
-        run = self._runs.get(run_id.int)
+        """The trace of an open run, and the nearest run at or above it that becomes a record, if any is open."""
+        run = self._runs.find(run_id)
         if run is None:
             return None
         nearest = run.above if run.kind is None else run

@@ -7,10 +7,12 @@ import weakref
 from asyncio.events import _get_running_loop
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final
+from uuid import UUID
+
+from langsmith.run_helpers import get_current_run_tree
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
-    from uuid import UUID
 
     from langchain_core.messages import BaseMessage
 
@@ -24,7 +26,7 @@ SWEEP_EVERY_S: Final = 60.0
 NOTHING: Final[dict[str, Any]] = {}
 
 
-class _Alive(weakref.ref["UUID"]):
+class _Alive(weakref.ref[UUID]):
     """A reference to a run's id that knows which run it is of."""
 
     __slots__ = ("key",)
@@ -131,7 +133,7 @@ class OpenRuns:
         """Enter a run; `kwargs` are those of LangChain's start event."""
         key = run_id.int
         above = kwargs.get("parent_run_id")
-        parent = self._runs.get(above.int) if above is not None else None
+        parent = self.find(above) if above is not None else None
         run = OpenRun(kind, name, key, parent, self._timer(), self._clock(), kwargs)
         run.alive = alive = _Alive(run_id, self._dead.append)
         alive.key = key
@@ -147,6 +149,20 @@ class OpenRuns:
         elif kind == "model" and _get_running_loop() is not None:  # `current_task` would raise
             run.task = _current_task()
         return run
+
+    def find(self, run_id: UUID) -> OpenRun | None:
+        """The open run of this id, or else the nearest one above it that is open."""
+        return self._runs.get(run_id.int) or self._beyond(run_id)
+
+    def _beyond(self, run_id: UUID) -> OpenRun | None:
+        """Above a run that LangSmith's `traceable` began, as LangChain's middleware does: it tells no handler of it."""
+        tree = get_current_run_tree()
+        trail = tree.dotted_order.split(".") if tree is not None else []  # each ends in an id, the root's comes first
+        ids = [step[-36:] for step in trail]
+        if str(run_id) not in ids:
+            return None
+        above = (self._runs.get(UUID(one).int) for one in reversed(ids[: ids.index(str(run_id))]))
+        return next((run for run in above if run is not None), None)
 
     def close(self, run_id: UUID) -> OpenRun | None:
         """Take a run out; None when it is not open (any more)."""

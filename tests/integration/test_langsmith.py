@@ -12,16 +12,20 @@ import httpx
 import langsmith
 import pytest
 from langchain.agents import create_agent
+from langchain.agents.middleware import ModelRetryMiddleware
 from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.embeddings import Embeddings
 from langchain_core.messages import HumanMessage
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
+from langchain_core.runnables import RunnableLambda
 from langchain_core.tools import tool
 from langchain_core.tracers.langchain import wait_for_all_tracers
 from langchain_openai import ChatOpenAI
 from langsmith import utils as langsmith_utils
 
 from langchain_llmops import LLMOps, Settings
+from langchain_llmops.ledger.tree import trace_tree
 from langchain_llmops.recorder.running import running as recording
 from langchain_llmops.simulator import Scripted, running
 from tests.support.models import Hang, ScriptedModel
@@ -120,6 +124,40 @@ def test_every_run_of_an_agents_trace_carries_the_identity_and_model_runs_the_fa
         assert usage["total_cost"] == pytest.approx(float(exact), abs=1e-12)
     assert set(recorder.encodings) >= {"zstd"}
     assert recorder.problems == []
+
+
+@pytest.mark.parametrize("colour", ["sync", "async"])
+def test_the_ledgers_tree_is_the_same_with_tracing_on(ops, recorder, simulator, colour):
+    """LangChain's middleware puts runs of LangSmith's own between the agent and its models: no handler is told."""
+    agent = create_agent(router(ops, simulator), [lookup], middleware=[ModelRetryMiddleware(), *ops.middleware()])
+    embeddings = ops.embeddings(Flat(), provider="openai", model="text-embedding-3-small")
+    inner = RunnableLambda(lambda _: embeddings.embed_query("tents"))
+    traced = langsmith.traceable(lambda config: inner.invoke("x", config), name="mine")
+    graph = RunnableLambda(lambda x, config: traced(config) and agent.invoke(x, config))
+    question, config = {"messages": [("user", "Where is my order?")]}, ops.config(user_id="u1", session_id="s1")
+    if colour == "sync":
+        graph.invoke(question, config)
+    else:
+        asyncio.run(agent.ainvoke(question, config))
+    (turn,) = asyncio.run(tree(ops, config["metadata"]["request_id"]))
+    kinds = ["model", "tool", "model"]
+    assert [step.call.kind for step in turn.children] == (["embedding", *kinds] if colour == "sync" else kinds)
+    assert turn.cost_usd > 0
+    settled(ops)
+    assert "ModelRetryMiddleware.wrap_model_call" in {run["name"].replace("awrap", "wrap") for run in recorder.runs()}
+
+
+class Flat(Embeddings):
+    def embed_documents(self, texts):
+        return [[1.0] for _ in texts]
+
+    def embed_query(self, text):
+        return [1.0]
+
+
+async def tree(ops, request):
+    await ops.ledger.aflush()
+    return await trace_tree(await ops.ledger.sql(), request)
 
 
 def test_a_cache_hit_is_traced_as_free_with_its_level(ops, recorder, simulator):
