@@ -168,7 +168,8 @@ class RecordMaker:
     def _estimate(self, fields: dict[str, Any], run: OpenRun, answer: str) -> None:
         """Our own count; a stream that nobody summed up had at least a token in each piece."""
         said = count_bounded(answer, self._counter) if answer else run.pieces
-        self._charge(fields, Usage(estimate_prompt(run.messages, self._counter), said))
+        asked = run.more.get("invocation_params")
+        self._charge(fields, Usage(estimate_prompt(run.messages, self._counter, asked), said))
         fields["estimated"] = True
 
     def _content(self, run: OpenRun, message: BaseMessage | None) -> str:

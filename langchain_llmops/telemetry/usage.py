@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from langchain_llmops.core.context import text_from
 from langchain_llmops.core.types import Usage
 
 if TYPE_CHECKING:
@@ -38,6 +40,7 @@ _OUTPUT_KINDS: Final = {
     "flex_reasoning": "reasoning",
     "priority_reasoning": "reasoning",
 }
+_SCHEMAS: Final = ("tools", "functions", "response_format")
 _TIERS: Final = frozenset({"flex", "priority", "batch", "fast"})
 
 # the providers' own words, for results without `usage_metadata`; "+" marks tokens that the provider's total leaves out
@@ -128,9 +131,23 @@ def text_of(result: LLMResult) -> str:
     return generations[0].text if generations else ""
 
 
-def estimate_prompt(messages: Sequence[BaseMessage], counter: TokenCounter) -> int:
-    """Tokens of a prompt by our own count: its texts, its tool calls, and three for each message's frame."""
-    return sum(_message_tokens(message, counter) for message in messages)
+def estimate_prompt(
+    messages: Sequence[BaseMessage], counter: TokenCounter, asked: Mapping[str, Any] | None = None
+) -> int:
+    """Tokens of a prompt by our own count: texts, tool calls, three for each message's frame, and schemas as JSON.
+
+    `asked` are the invocation parameters, which hold the tools and the response format.
+    """
+    schemas = [asked[name] for name in _SCHEMAS if asked.get(name)] if asked else []
+    described = sum(count_bounded(_as_json(schema), counter) for schema in schemas)
+    return described + sum(_message_tokens(message, counter) for message in messages)
+
+
+def _as_json(schema: Any) -> str:
+    try:
+        return json.dumps(schema, ensure_ascii=False, separators=(",", ":"), default=text_from, skipkeys=True)
+    except (ValueError, RecursionError):  # a circle
+        return ""
 
 
 def _message_tokens(message: BaseMessage, counter: TokenCounter) -> int:

@@ -116,6 +116,20 @@ def test_streams_and_batches_are_counted_once_each(ops, simulator):
     assert figures["estimated_calls"] == 0
 
 
+def test_a_stream_without_usage_is_estimated_with_its_tools(ops, simulator):
+    records = []
+    ops.bus.subscribe(lambda event: records.append(event.record) if hasattr(event, "record") else None)
+    for stream_usage in (True, False):
+        model = ops.models.model(
+            "openai:gpt-4o", base_url=simulator.base_url, api_key="simulated", stream_usage=stream_usage
+        )
+        for _ in model.bind_tools([lookup]).stream("Where is my order?", me(ops)):
+            pass
+    told, guessed = records
+    assert (told.estimated, guessed.estimated) == (False, True)
+    assert guessed.usage.input_tokens == pytest.approx(told.usage.input_tokens, rel=0.1)
+
+
 def test_an_attached_graph_records_once_also_with_config(ops, simulator):
     agent = create_agent(router(ops, simulator), [lookup])
     attached = ops.attach(agent)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -248,3 +250,17 @@ def test_an_estimate_counts_texts_tool_calls_and_a_frame_per_message() -> None:
     assert estimate_prompt([called], counter) > estimate_prompt([AIMessage("")], counter) + 3
     blocks = HumanMessage([{"type": "text", "text": "hello there"}])
     assert estimate_prompt([blocks], counter) == estimate_prompt([HumanMessage("hello there")], counter)
+
+
+def test_an_estimate_counts_the_schemas_that_go_with_a_prompt() -> None:
+    counter = HeuristicTokenCounter()
+    hello = [HumanMessage("hello")]
+    plain = estimate_prompt(hello, counter)
+    assert estimate_prompt(hello, counter, {"model": "gpt-4o", "temperature": 1, "tools": []}) == plain
+    schema = {"type": "function", "function": {"name": "lookup", "description": "Look up an order by its number."}}
+    with_tool = estimate_prompt(hello, counter, {"tools": [schema]})
+    assert with_tool - plain == counter.count(json.dumps([schema], separators=(",", ":")))
+    circle: list = []
+    circle.append(circle)
+    assert estimate_prompt(hello, counter, {"tools": circle}) == plain
+    assert estimate_prompt(hello, counter, {"tools": [object, {object: 1}]}) > plain
