@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from platformdirs import user_data_path
 from pydantic import Field, SecretStr, ValidationError
@@ -21,6 +22,12 @@ __all__ = ["CacheScope", "Settings"]
 CacheScope = Literal["shared", "user", "session"]
 PREFIX = "LLMOPS_"
 TESTS = "LLMOPS_TEST_"
+SCHEME: Final = re.compile(r"[a-z][a-z0-9+.-]{1,19}")
+URLS: Final = {
+    "redis_url": (("redis", "rediss", "redis+cluster", "rediss+cluster"), "redis://host:6379/0"),
+    "postgres_url": (("postgresql", "postgres"), "postgresql://host/db"),
+    "objects_url": (("s3", "gs", "az", "file"), "s3://bucket/prefix, gs://…, az://… or file:///folder"),
+}
 
 
 class Settings(BaseSettings):
@@ -96,6 +103,8 @@ class Settings(BaseSettings):
             super().__init__(**values)
         except ValidationError as error:
             raise ConfigurationError(_one_line(error)) from None
+        for name, (schemes, example) in URLS.items():
+            _check_scheme(name, getattr(self, name), schemes, example)
 
     def misspelt_variables(self, environment: Mapping[str, str] = os.environ) -> list[str]:
         """`LLMOPS_*` variables that nothing reads."""
@@ -113,6 +122,14 @@ class Settings(BaseSettings):
             (PREFIX + name.upper(), _default(name, field.default), field.description or "")
             for name, field in cls.model_fields.items()
         ]
+
+
+def _check_scheme(name: str, url: SecretStr | None, schemes: tuple[str, ...], example: str) -> None:
+    """Here, as a part that finds out at its first use would find out too late."""
+    scheme, separator, _ = (url.get_secret_value() if url else "").strip().partition("://")
+    if url and not (separator and scheme.lower() in schemes):
+        given = f"{scheme}://" if separator and SCHEME.fullmatch(scheme) else "what was given"
+        raise ConfigurationError(f"{PREFIX}{name.upper()}: it takes {example}, not {given}")
 
 
 def _default(name: str, value: object) -> str:

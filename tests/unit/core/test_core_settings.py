@@ -129,9 +129,38 @@ def test_a_secret_put_into_the_wrong_variable_is_not_shown(name, monkeypatch) ->
     assert CANARY not in repr(caught.value)
 
 
+WRONG_URLS = {
+    "redis_url": ("localhost:6379", "http://h", "postgresql://h/d", "s3://b"),
+    "postgres_url": ("h/d", "redis://h", "mysql://u:p@h/d", "sqlite:///l.db"),
+    "objects_url": ("bucket", "redis://h", "ftp://h", "https://s3.example"),
+}
+
+
+@pytest.mark.parametrize(("name", "url"), [(name, url) for name, urls in WRONG_URLS.items() for url in urls])
+def test_a_url_of_another_kind_of_store_is_refused_at_once(name, url) -> None:
+    with pytest.raises(
+        ConfigurationError, match=rf"^LLMOPS_{name.upper()}: .+ is no URL for it; use \w+://\S"
+    ) as caught:
+        Settings(**{name: url})
+    scheme, separator, _ = url.partition("://")
+    assert (f"{scheme}://" if separator else "this is") in str(caught.value)
+
+
+@pytest.mark.parametrize("url", [f"u:{CANARY}@h", f"{CANARY}://h", f"http://u:{CANARY}@h", f"{CANARY}"])
+def test_a_refused_url_is_not_shown(url) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        Settings(postgres_url=url)
+    assert CANARY not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", WRONG_URLS)
+def test_an_empty_url_is_none(name) -> None:
+    assert not getattr(Settings(**{name: ""}), name)
+
+
 def test_passwords_never_appear_in_a_repr(monkeypatch) -> None:
-    for name in ("REDIS", "POSTGRES", "OBJECTS"):
-        monkeypatch.setenv(f"LLMOPS_{name}_URL", f"x://u:{CANARY}@h?password={CANARY}")
+    for name, scheme in {"REDIS": "rediss", "POSTGRES": "postgresql", "OBJECTS": "s3"}.items():
+        monkeypatch.setenv(f"LLMOPS_{name}_URL", f"{scheme}://u:{CANARY}@h?password={CANARY}")
     settings = Settings()
     assert CANARY not in repr(settings)
     assert CANARY not in str(settings)
