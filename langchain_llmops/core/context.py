@@ -46,6 +46,7 @@ _KEYS: Final = {
 
 _NAMES: Final = tuple(_KEYS.items())
 _LOOKED_AT: Final = (*_KEYS.values(), "thread_id")
+_MEANT: Final = ("user", "session", "request", "tenant")
 KNOWN_IDENTITIES: Final = 4096
 LONGEST_KNOWN: Final = 256
 _known: dict[tuple[Any, ...], Identity] = {}  # a call reads its identity several times, and its trace's runs share it
@@ -116,6 +117,9 @@ def run_config(
     for key, value in named.items():
         if not isinstance(value, str) or not value:
             raise ConfigurationError(f"{key} must be a non-empty string, not {value!r}")
+    for name in metadata or ():
+        if name in _MEANT:
+            raise ConfigurationError(f"metadata {name!r} would name nobody: say {_KEYS[name]}")
     named.setdefault("request_id", str(uuid7()))
     thread = thread_id or identity.session
     if thread is not None:

@@ -15,6 +15,7 @@ from langchain_core.runnables.config import ensure_config
 
 from langchain_llmops.core.classify import classify
 from langchain_llmops.core.context import current_identity, identity_from
+from langchain_llmops.core.errors import ConfigurationError
 from langchain_llmops.core.events import CallFinished
 from langchain_llmops.core.pricing import PriceBook
 from langchain_llmops.core.tokens import TokenCounter, default_token_counter
@@ -65,6 +66,8 @@ class ObservedEmbeddings(Embeddings):
         clock: Callable[[], float] = time.time,
         timer: Callable[[], float] = time.perf_counter,
     ) -> None:
+        if not isinstance(embeddings, Embeddings):
+            raise ConfigurationError(f"embeddings must be a LangChain Embeddings object, not {embeddings!r}")
         self._embeddings = _metered(embeddings)
         self._bus = bus
         self._provider = provider or _provider_of(embeddings)

@@ -87,6 +87,12 @@ def test_a_wrong_name_is_one_clear_error(part, value) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("part", ["user", "session", "request", "tenant"])
+def test_a_name_that_was_meant_for_an_identity_is_no_metadata(part) -> None:
+    with pytest.raises(ConfigurationError, match=f"^metadata '{part}' would name nobody: say {part}_id$"):
+        run_config(Identity(), metadata={"topic": "tents", part: "x"})
+
+
 def test_a_run_without_metadata_names_nobody() -> None:
     assert identity_from(None) == identity_from({}) == Identity()
     assert identity_from({"user_id": 7}) == Identity(user="7")

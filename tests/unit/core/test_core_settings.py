@@ -138,12 +138,11 @@ WRONG_URLS = {
 
 @pytest.mark.parametrize(("name", "url"), [(name, url) for name, urls in WRONG_URLS.items() for url in urls])
 def test_a_url_of_another_kind_of_store_is_refused_at_once(name, url) -> None:
-    with pytest.raises(
-        ConfigurationError, match=rf"^LLMOPS_{name.upper()}: .+ is no URL for it; use \w+://\S"
-    ) as caught:
+    with pytest.raises(ConfigurationError) as caught:
         Settings(**{name: url})
     scheme, separator, _ = url.partition("://")
-    assert (f"{scheme}://" if separator else "this is") in str(caught.value)
+    assert str(caught.value).startswith(f"LLMOPS_{name.upper()}: it takes ")
+    assert str(caught.value).endswith(f"not {scheme}://" if separator else "not what was given")
 
 
 @pytest.mark.parametrize("url", [f"u:{CANARY}@h", f"{CANARY}://h", f"http://u:{CANARY}@h", f"{CANARY}"])

@@ -13,6 +13,7 @@ from langchain_openai import OpenAIEmbeddings
 from langgraph.graph import END, START, StateGraph
 
 from langchain_llmops.core.context import CURRENT_METADATA
+from langchain_llmops.core.errors import ConfigurationError
 from langchain_llmops.core.tokens import HeuristicTokenCounter
 from langchain_llmops.core.types import ErrorKind, Identity
 from langchain_llmops.simulator import running
@@ -152,6 +153,12 @@ def test_tokens_that_nobody_reports_are_counted_and_flagged(bus, told) -> None:
     tokens = sum(HeuristicTokenCounter().count(text) for text in TEXTS)
     assert (told.only.usage.input_tokens, told.only.estimated) == (tokens, True)
     assert told.only.cost_usd == tokens * Decimal("0.06") / 10**6
+
+
+@pytest.mark.parametrize("given", ["openai:text-embedding-3-small", None])
+def test_what_is_no_embeddings_object_is_refused(bus, given) -> None:
+    with pytest.raises(ConfigurationError, match=f"must be a LangChain Embeddings object, not {given!r}"):
+        ObservedEmbeddings(given, bus)
 
 
 def test_a_model_without_a_price_is_unpriced(bus, told) -> None:
