@@ -198,7 +198,7 @@ class RecorderApp:
         runs = await self._listing.runs(trace_id)
         _first(runs, f"trace {trace_id}")
         ours = "run_id IN (SELECT id FROM llmops_recorder_runs WHERE trace_id = ?)"
-        return _page(pages.trace_page(trace_id, runs, await self._store.feedback(ours, (trace_id,), (1000, 0))))
+        return _page(pages.trace_page(runs, await self._store.feedback(ours, (trace_id,), (1000, 0))))
 
     async def _threads_page(self, request: Request) -> Response:
         return _page(pages.threads_page(await self._listing.threads(request.query_params.get("after"))))

@@ -9,6 +9,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, urlencode
 
+from langchain_llmops.core.context import ROUTE, RUNG
 from langchain_llmops.ledger.schema import from_pico
 from langchain_llmops.recorder.listing import FILTERS, MOST_CHARACTERS, PREVIEWED, in_order
 from langchain_llmops.recorder.runs import mapping, status
@@ -23,10 +24,12 @@ if TYPE_CHECKING:
 __all__ = ["missing_page", "thread_page", "threads_page", "trace_page", "traces_page"]
 
 MOST_WORDS: Final = 4_000
-SHORT: Final = 160
+SHORT: Final = 140
 TRACEBACK: Final = "Traceback (most recent call last):"
 BLANK_LINES: Final = re.compile(r"\n(?:[ \t]*\n)+")
 NONE: Final = "-"
+CACHE_LEVEL: Final = "llmops_cache_level"  # as `telemetry.tracer` writes it
+MOST_OPINIONS: Final = 5
 FIGURES: Final = frozenset(("traces", "runs", "failed runs", "tokens", "cost", "took"))
 NARROWEST_BAR: Final = 0.5
 
@@ -67,7 +70,7 @@ def thread_page(thread: str, turns: Sequence[Mapping[str, Any]]) -> str:
     return _layout(thread, f"<p class=quiet>{facts}</p>" + "".join(_turn(turn) for turn in turns))
 
 
-def trace_page(trace_id: str, runs: Sequence[Mapping[str, Any]], feedback: Sequence[Mapping[str, Any]]) -> str:
+def trace_page(runs: Sequence[Mapping[str, Any]], feedback: Sequence[Mapping[str, Any]]) -> str:
     """One trace: its runs as a tree, each with tokens, cost, time and what went in and out."""
     tree = in_order(runs)
     root = tree[0][1]
@@ -77,7 +80,7 @@ def trace_page(trace_id: str, runs: Sequence[Mapping[str, Any]], feedback: Seque
     said = {run["id"]: [item for item in feedback if item.get("run_id") == run["id"]] for run in runs}
     rows = "".join(_run(run, depth, start, span, said[run["id"]]) for depth, run in tree)
     head = "".join(f"<span>{name}</span>" for name in ("run", "type", "tokens", "cost", "took", "when"))
-    body = f"{_facts(trace_id, root, runs, len(feedback))}<div class='run head'>{head}</div>{rows}"
+    body = f"{_facts(root, runs, feedback)}<div class='run head'>{head}</div>{rows}"
     return _layout(root["name"] or "(its start has not come)", body)
 
 
@@ -121,7 +124,7 @@ def _turn(turn: Mapping[str, Any]) -> str:
     return f"<article>{_said('user', asked or turn['inputs'])}{answer}<p class=quiet>{facts}</p></article>"
 
 
-def _facts(trace_id: str, root: Mapping[str, Any], runs: Sequence[Mapping[str, Any]], feedback: int) -> str:
+def _facts(root: Mapping[str, Any], runs: Sequence[Mapping[str, Any]], feedback: Sequence[Mapping[str, Any]]) -> str:
     metadata = _metadata(root)
     thread = metadata.get("session_id") or metadata.get("thread_id")
     line = _joined(
@@ -131,10 +134,12 @@ def _facts(trace_id: str, root: Mapping[str, Any], runs: Sequence[Mapping[str, A
         _counted(len(runs), "run"),
         *_spent([run for run in runs if run["run_type"] == "llm"]),
         _took(root),
-        f"{feedback} feedback" if feedback else "",
+        *(_opinion(item) for item in feedback[:MOST_OPINIONS]),
+        f"{_number(len(feedback))} feedback in all" if len(feedback) > MOST_OPINIONS else "",
         _when(root["started_us"]),
     )
-    return f"<p>{line}</p><p class=quiet>trace {escape(trace_id)}</p>"
+    failed = f"<p class=error>{escape(_first_line(root['error']))}</p>" if root["error"] else ""
+    return f"<p>{line}</p>{failed}<p class=quiet>trace {escape(root['trace_id'])}</p>"
 
 
 def _run(run: Mapping[str, Any], depth: int, start: int, span: int, feedback: Sequence[Mapping[str, Any]]) -> str:
@@ -155,11 +160,14 @@ def _run(run: Mapping[str, Any], depth: int, start: int, span: int, feedback: Se
 
 
 def _model(run: Mapping[str, Any]) -> str:
-    """Which model was asked, and by which route: runs of all models have the name of their class."""
+    """Which model was asked, by which route, and what is special about it: a class names the runs of all its models."""
     if run["run_type"] != "llm":
         return ""
     metadata = _metadata(run)
-    words = _joined(*(_word(metadata[name]) for name in ("ls_model_name", "llmops_route") if metadata.get(name)))
+    told = [_word(metadata[name]) for name in ("ls_model_name", ROUTE) if metadata.get(name)]
+    told += [f"rung {_word(metadata[RUNG])}"] if metadata.get(RUNG) else []
+    told += [f"{_word(level)} hit"] if (level := metadata.get(CACHE_LEVEL)) and level != "miss" else []
+    words = _joined(*told)
     return f" <span class=quiet>{words}</span>" if words else ""
 
 
@@ -184,8 +192,20 @@ def _section(title: str, words: str | None, *, shown: bool = False) -> str:
 
 
 def _feedback(items: Iterable[Mapping[str, Any]]) -> str:
-    told = [(item.get("key"), item.get("score", item.get("value")), item.get("comment")) for item in items]
-    return _table(("feedback", "score", "comment"), [[_word(value) for value in row] for row in told])
+    told = [(_word(item.get("key")), _score(item), _word(item.get("comment"))) for item in items]
+    return _table(("feedback", "score", "comment"), told)
+
+
+def _opinion(item: Mapping[str, Any]) -> str:
+    comment = f" title='{_word(item['comment'])}'" if item.get("comment") else ""
+    return f"<span{comment}>{_word(item.get('key'))} {_score(item)}</span>"
+
+
+def _score(item: Mapping[str, Any]) -> str:
+    """A number, or the `value` that LangSmith has for what is none."""
+    score = item.get("score")
+    score = item.get("value") if score is None else score
+    return f"{score:g}" if isinstance(score, float) else _word(score)
 
 
 def _said(role: str, words: str | None) -> str:
@@ -198,6 +218,13 @@ def _error(words: str) -> str:
     line, mark, trace = words.partition(TRACEBACK)
     rest = f"<details><summary>traceback</summary><pre>{_cut(BLANK_LINES.sub(chr(10), mark + trace))}</pre></details>"
     return _said("error", line or words) + (rest if mark else "")
+
+
+def _first_line(error: str) -> str:
+    """What went wrong in a line; in a traceback alone that is the last."""
+    line = error.partition(TRACEBACK)[0].strip() or error.strip().rpartition("\n")[2]
+    line = line.partition("\n")[0]
+    return line if len(line) <= SHORT else f"{line[:SHORT]} …"
 
 
 def _form(filters: Mapping[str, str]) -> str:
@@ -280,20 +307,26 @@ def _joined(*facts: str) -> str:
 
 
 def _spent(rows: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
-    """Tokens and money of all rows together."""
-    priced = [row["cost_pico"] for row in rows if row["cost_pico"] is not None]
-    return _counted(sum(row["total_tokens"] or 0 for row in rows), "token"), _usd(sum(priced) if priced else None)
+    """Tokens and money of all rows together; a dash where no row knows."""
+    tokens, pico = (_sum(row[name] for row in rows) for name in ("total_tokens", "cost_pico"))
+    return _counted(tokens, "token"), _usd(pico) if pico is not None else f"{NONE} cost"
 
 
-def _counted(number: int, thing: str) -> str:
+def _sum(figures: Iterable[int | None]) -> int | None:
+    known = [figure for figure in figures if figure is not None]
+    return sum(known) if known else None
+
+
+def _counted(number: int | None, thing: str) -> str:
     return f"{_number(number)} {thing}" + ("" if number == 1 else "s")
 
 
 def _usd(pico: int | None) -> str:
+    """Cents from one dollar on, three digits that matter below."""
     if pico is None:
         return NONE
     dollars = from_pico(pico)
-    return "$0" if not dollars else f"${dollars:,.6f}" if dollars < 1 else f"${dollars:,.2f}"
+    return "$0" if not dollars else f"${dollars:,.{2 if dollars >= 1 else max(2, 2 - dollars.adjusted())}f}"
 
 
 def _took(run: Mapping[str, Any]) -> str:

@@ -28,6 +28,7 @@ td[data-name=user],td[data-name=session],td[data-name=thread]{min-width:5rem;max
 td:first-child{min-width:14rem}.figure{text-align:right;white-space:nowrap}
 .preview{overflow:hidden;text-overflow:ellipsis;display:-webkit-box;-webkit-line-clamp:2;-webkit-box-orient:vertical}
 .state{font-weight:600}.state.error,p.error{color:var(--bad)}.state.ok{color:var(--good)}.state.open{color:var(--quiet)}
+p.error{overflow-wrap:anywhere}[title]{text-decoration:underline dotted;cursor:help}
 .run{display:grid;grid-template-columns:minmax(10rem,3fr) 6rem 5rem 6.5rem 5rem minmax(6rem,2fr);gap:.6rem;
 align-items:center;padding:.35rem .4rem;border-bottom:1px solid var(--line);font-variant-numeric:tabular-nums}
 .run.head{color:var(--quiet);font-size:.85rem;font-weight:600}

@@ -131,6 +131,8 @@ def test_a_tool_that_raises_is_shown_where_it_failed(client, recorder, simulator
     assert {run.name for run in client.list_runs(project_name=project, error=False)} == {"model", "ChatOpenAI"}
     page = httpx.get(recorder.url, params={"errors": "1", "project": project}).text
     assert re.findall(r"class='state (\w+)'", page) == ["error"]
+    page = httpx.get(recorder.url + re.search(r"href='(/traces/[^']+)'", page)[1]).text
+    assert "<p class=error>RuntimeError(&#x27;the till is empty&#x27;)</p>" in page
 
 
 def test_a_cancelled_call_stays_open_and_hurts_nothing(client, recorder, request):
@@ -168,7 +170,7 @@ def test_feedback_projects_and_links_work_through_the_client(client, recorder, r
     assert (feedback.key, feedback.score, feedback.comment) == ("good", 0.5, "so so")
     client.update_feedback(feedback.id, score=1)
     assert client.read_feedback(feedback.id).score == 1
-    assert "so so" in httpx.get(f"{recorder.url}/traces/{run.trace_id}").text
+    assert "<span title='so so'>good 1</span>" in httpx.get(f"{recorder.url}/traces/{run.trace_id}").text
     client.delete_feedback(feedback.id)
     assert list(client.list_feedback(run_ids=[run.id])) == []
     assert httpx.get(client.share_run(run.id), follow_redirects=True).status_code == 200

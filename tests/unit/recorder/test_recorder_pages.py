@@ -100,7 +100,7 @@ def test_traces_are_listed_newest_first_by_every_filter(shop, filters, listed):
 
 def test_a_trace_is_listed_with_the_totals_of_its_runs(shop):
     words = text_of(shop.get("/", params={"text": "tent"}).text)
-    assert "ada s1 ok 3 10 $0.250000 2,000 ms 2026-11-21 10:01:00" in words
+    assert "ada s1 ok 3 10 $0.250 2,000 ms 2026-11-21 10:01:00" in words
     assert "bob s/2 ü?# ok 3 30 - 2,000 ms" in text_of(shop.get("/", params={"user": "bob"}).text)
 
 
@@ -112,9 +112,84 @@ def test_what_cost_nothing_is_told_from_what_has_no_price(http):
     assert sorted(costs) == ["$0", "-", "cost"]
 
 
+@pytest.mark.parametrize(
+    ("dollars", "shown"),
+    [
+        (0.0000165, "$0.0000165"),
+        (0.000033, "$0.0000330"),
+        (0.00123456, "$0.00123"),
+        (0.25, "$0.250"),
+        (1.005, "$1.00"),
+        (1234.5, "$1,234.50"),
+    ],
+)
+def test_a_cost_is_shown_with_the_digits_that_matter(http, dollars, shown):
+    posted = run(run_type="llm", extra=spent(5, dollars))
+    post(http, posted)
+    assert f"data-name='cost'>{shown}<" in http.get(f"/traces/{posted['id']}").text
+
+
+def test_the_header_of_a_trace_adds_up_as_the_list_does(http):
+    nothing, some = run(session_name="sums"), run(session_name="sums")
+    models = [child(some, n, run_type="llm", extra=spent(5, 0.0000165)) for n in (1, 2)]
+    post(http, nothing, some, *models, child(nothing, run_type="llm"), child(nothing, 2, run_type="tool"))
+    listed = http.get("/", params={"project": "sums"}).text
+    assert sorted(re.findall(r"data-name='(?:tokens|cost)'>([^<]*)</td>", listed)) == ["$0.0000330", "-", "-", "10"]
+    assert "3 runs · 10 tokens · $0.0000330 ·" in text_of(http.get(f"/traces/{some['id']}").text)
+    assert "3 runs · - tokens · - cost ·" in text_of(http.get(f"/traces/{nothing['id']}").text)
+
+
+@pytest.mark.parametrize(
+    ("told", "shown"),
+    [
+        ({"llmops_route": "simple", "llmops_cache_level": "miss", "llmops_rung": 0}, "gpt · simple"),
+        ({"llmops_route": "simple", "llmops_cache_level": "L1", "llmops_rung": 0}, "gpt · simple · L1 hit"),
+        ({"llmops_cache_level": "miss", "llmops_rung": 2}, "gpt · rung 2"),
+        ({"llmops_cache_level": "L2", "llmops_rung": 1}, "gpt · rung 1 · L2 hit"),
+        ({}, "gpt"),
+    ],
+)
+def test_a_model_run_tells_its_route_rung_and_cache_hit(http, told, shown):
+    posted = run(run_type="llm", extra=spent(5, 0, ls_model_name="gpt", **told))
+    post(http, posted)
+    assert f"root <span class=quiet>{shown}</span>" in http.get(f"/traces/{posted['id']}").text
+
+
+LONG = "x" * 500
+TRACE = 'Traceback (most recent call last):\n  File "a.py", line 1\n\nKettleError: cold\n'
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (f"KettleError('cold'){TRACE}", "KettleError('cold')"),
+        (f"\nKettleError('cold')\nand more\n{TRACE}", "KettleError('cold')"),
+        (TRACE, "KettleError: cold"),
+        (LONG, "x" * 140 + " …"),
+    ],
+)
+def test_a_failed_trace_says_in_one_line_what_went_wrong(http, error, line):
+    posted = run(error=error)
+    post(http, posted)
+    page = http.get(f"/traces/{posted['id']}").text
+    assert [html.unescape(found) for found in re.findall("<p class=error>(.*)</p><p class=quiet>trace", page)] == [line]
+
+
+def test_feedback_is_shown_with_its_score_and_comment(http):
+    posted = run()
+    post(http, posted)
+    given = [{"key": "user_score", "score": 1.0, "comment": 'it\'s "right"'}, {"key": "tone", "value": "warm"}]
+    for feedback in [*given, *({"key": f"k{n}", "score": n / 8} for n in range(4))]:
+        assert http.post("/feedback", json={"run_id": posted["id"], **feedback}).status_code == 200
+    page = http.get(f"/traces/{posted['id']}").text
+    assert "· user_score 1 · tone warm · k0 0 · k1 0.125 · k2 0.25 · 6 feedback in all ·" in text_of(page)
+    assert "<span title='it&#x27;s &quot;right&quot;'>user_score 1</span>" in page
+    assert 'feedback score comment user_score 1 it\'s "right" tone warm - k0 0 - k1 0.125 -' in text_of(page)
+
+
 def test_threads_have_the_totals_of_all_their_traces(shop):
     words = text_of(shop.get("/threads").text)
-    assert words.index("s/2 ü?#") < words.index("s1 ada 2 6 1 30 $0.750000")
+    assert words.index("s/2 ü?#") < words.index("s1 ada 2 6 1 30 $0.750")
 
 
 def test_a_thread_reads_as_a_conversation_in_order(shop):
@@ -131,7 +206,7 @@ def test_a_trace_shows_its_runs_as_a_tree_with_figures(shop):
     assert depths == [("0", "root"), ("1", "model"), ("1", "kettle")]
     assert "error ok" not in text_of(page)
     assert "KettleError: cold" in page
-    assert "model llm 20 $0.500000 2,000 ms" in text_of(page)
+    assert "model llm 20 $0.500 2,000 ms" in text_of(page)
 
 
 def test_pages_go_on_where_they_ended(recorder, http):
