@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from langchain_core.messages import AIMessage
 from langchain_core.outputs import ChatGeneration, Generation
 
+from langchain_llmops.core.context import CURRENT_RUN
 from langchain_llmops.core.errors import EnvelopeError
 
 if TYPE_CHECKING:
@@ -51,9 +52,14 @@ def decode(stored: bytes, envelope: Envelope) -> Entry:
 
 
 def rebuild(entry: Entry, *, level: str, age_s: float) -> list[Generation]:
-    """Fresh generations: new message and tool-call ids, zero usage, and the original usage under `llmops_cache`."""
+    """Fresh generations: new message and tool-call ids, zero usage, and the original usage under `llmops_cache`.
+
+    A message has the id that LangChain gives an answer of this run, so that feedback on it finds the run.
+    """
+    run = CURRENT_RUN.get() or uuid.uuid4()
+    CURRENT_RUN.set(None)  # one run, one answer: an id is never given twice
     try:
-        return [_answer(answer, level, age_s) for answer in entry.answers]
+        return [_answer(answer, f"lc_run--{run}-{n}", level, age_s) for n, answer in enumerate(entry.answers)]
     except DAMAGE as error:
         raise EnvelopeError("cache entry is damaged") from error
 
@@ -75,7 +81,7 @@ def _plain(answer: Generation) -> dict[str, Any]:
     return plain
 
 
-def _answer(plain: dict[str, Any], level: str, age_s: float) -> Generation:
+def _answer(plain: dict[str, Any], message_id: str, level: str, age_s: float) -> Generation:
     if "message" not in plain:
         return Generation(text=plain["text"], generation_info=plain["info"])
     stored = plain["message"]
@@ -87,7 +93,7 @@ def _answer(plain: dict[str, Any], level: str, age_s: float) -> Generation:
     message = AIMessage(
         content=_renamed(stored["content"], ids),
         name=stored["name"],
-        id=f"lc_run--{uuid.uuid4()}",
+        id=message_id,
         tool_calls=calls,
         usage_metadata={"input_tokens": 0, "output_tokens": 0, "total_tokens": 0},
         response_metadata={**stored["meta"], "llmops_cache": hit},

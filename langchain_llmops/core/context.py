@@ -12,6 +12,7 @@ from langchain_llmops.core.types import Identity
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
+    from uuid import UUID
 
     from langchain_core.runnables import RunnableConfig
 
@@ -19,6 +20,7 @@ __all__ = [
     "ARM",
     "ATTEMPT",
     "CURRENT_METADATA",
+    "CURRENT_RUN",
     "EXPERIMENT",
     "ROUTE",
     "RUNG",
@@ -56,6 +58,9 @@ CURRENT_METADATA: ContextVar[Mapping[str, Any] | None] = ContextVar("llmops_meta
 
 Our callback handler sets it at every model start, to nothing when the run names nobody, and clears it at its end.
 """
+
+CURRENT_RUN: ContextVar[UUID | None] = ContextVar("llmops_run", default=None)
+"""The run of that call; None also for calls that LangChain starts several of before it asks the cache for any."""
 
 
 def current_identity() -> Identity | None:

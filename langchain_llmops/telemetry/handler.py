@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.messages import HumanMessage
 
-from langchain_llmops.core.context import CURRENT_METADATA, text_from
+from langchain_llmops.core.context import CURRENT_METADATA, CURRENT_RUN, text_from
 from langchain_llmops.core.delegate import DELEGATE_PROVIDER
 from langchain_llmops.core.events import Bus, CallFinished
 from langchain_llmops.core.pricing import PriceBook
@@ -77,6 +77,11 @@ class OpsCallbackHandler(BaseCallbackHandler):
         self.given_up: list[Callable[[str], object]] = []  # told the id of a run that no end event will come for
 
     @property
+    def cut(self) -> int:
+        """Contents of which a text was too long to be kept whole."""
+        return self._make.cut
+
+    @property
     def open_runs(self) -> int:
         """Runs that have started and not ended."""
         self._give_up()
@@ -101,7 +106,7 @@ class OpsCallbackHandler(BaseCallbackHandler):
         if run.metadata.get("ls_provider") == DELEGATE_PROVIDER:
             run.kind = None
         run.messages = messages[0] if messages else ()
-        CURRENT_METADATA.set(run.metadata)
+        _tell_cache(run, run_id)
 
     def on_llm_start(
         self, serialized: dict[str, Any] | None, prompts: list[str], *, run_id: UUID, **kwargs: Any
@@ -109,7 +114,7 @@ class OpsCallbackHandler(BaseCallbackHandler):
         """A text model is asked."""
         run = self._start("model", _model_name(serialized, kwargs), run_id, kwargs)
         run.messages = [HumanMessage(text) for text in prompts[:1]]
-        CURRENT_METADATA.set(run.metadata)
+        _tell_cache(run, run_id)
 
     def on_tool_start(self, serialized: dict[str, Any] | None, input_str: str, *, run_id: UUID, **kwargs: Any) -> None:
         """A tool is called."""
@@ -155,15 +160,20 @@ class OpsCallbackHandler(BaseCallbackHandler):
     def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:
         """A model answered."""
         CURRENT_METADATA.set(None)
+        CURRENT_RUN.set(None)
         run = self._runs.close(run_id)
         if run is not None and run.kind is not None:
-            self._publish(self._made(run, self._make.answered, response))
+            record = self._made(run, self._make.answered, response)
+            if not run.passes_on(record.usage, reported=not record.estimated):
+                run.tell_answer(record.usage)
+                self._publish(record)
 
     def on_llm_error(
         self, error: BaseException, *, run_id: UUID, response: LLMResult | None = None, **kwargs: Any
     ) -> None:
         """A model call failed or was cancelled."""
         CURRENT_METADATA.set(None)
+        CURRENT_RUN.set(None)
         self._fail(run_id, error, response)
 
     def on_tool_end(self, output: Any, *, run_id: UUID, **kwargs: Any) -> None:
@@ -213,8 +223,12 @@ class OpsCallbackHandler(BaseCallbackHandler):
             self._cut_off(self._runs.below(run))
         if run.kind is not None:
             record = self._made(run, self._make.failed, error, response)
-            run.count_failure()
+            run.count_failure(record.prompt_hash, self._timer())
             self._publish(record)
+
+    def close(self) -> None:
+        """Record what is still open as cut off: nothing of it would be told later."""
+        self._cut_off(self._runs.all())
 
     def _give_up(self) -> None:
         self._cut_off(self._runs.given_up())
@@ -239,6 +253,11 @@ class OpsCallbackHandler(BaseCallbackHandler):
 
     def _publish(self, record: CallRecord) -> None:
         self.bus.publish(CallFinished(record))
+
+
+def _tell_cache(run: OpenRun, run_id: UUID) -> None:
+    CURRENT_METADATA.set(run.metadata)
+    CURRENT_RUN.set(run_id if run.more.get("batch_size", 1) == 1 else None)
 
 
 def _model_name(serialized: Mapping[str, Any] | None, kwargs: Mapping[str, Any]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from typing import TYPE_CHECKING, Any, Final
 
 from langchain_core.messages import convert_to_openai_messages
@@ -26,12 +27,15 @@ if TYPE_CHECKING:
 
 __all__ = ["RecordMaker"]
 
+_log = logging.getLogger(__name__)
+
 # langgraph raises these to stop a graph on purpose: for a human, or to hand over to a parent graph
 NO_FAILURE: Final = "GraphBubbleUp"
 LONGEST_TEXT: Final = 256 * 1024
 NOTHING: Final = Usage()
 FREE: Final = Money()
-TOLD: Final = (("route", ROUTE), ("rung", RUNG), ("attempt", ATTEMPT), ("experiment", EXPERIMENT), ("arm", ARM))
+TOLD: Final = (("route", ROUTE), ("experiment", EXPERIMENT), ("arm", ARM))
+COUNTED: Final = (("rung", RUNG), ("attempt", ATTEMPT))
 
 
 class RecordMaker:
@@ -51,6 +55,7 @@ class RecordMaker:
         self._counter = counter
         self._keep_content = keep_content
         self._timer = timer
+        self.cut = 0  # contents of which a text was too long to be kept whole
 
     def plain(self, run: OpenRun, **more: Any) -> CallRecord:
         """A tool, a retriever or a turn; `more` are fields of the record."""
@@ -67,7 +72,7 @@ class RecordMaker:
             "latency_s": self._timer() - run.began,
             "identity": identity_from(run.metadata, self._tenant),
             "usage": NOTHING,
-            "retries": run.retries,
+            "retries": run.retries(None),
             "node": run.metadata.get("langgraph_node"),
             "tags": tuple(run.tags) if run.tags else (),
         }
@@ -90,8 +95,9 @@ class RecordMaker:
         """A model call that was answered, by a provider or by a cache."""
         said = read_usage(response, batch_size=run.more.get("batch_size") or 1)
         message = answer_of(response)
-        fields = self._asked(run, said.model or _model(run))
-        fields["finish_reason"] = said.finish_reason
+        joined = run.pieces > 1  # LangChain strings together what every piece of a stream repeats
+        fields = self._asked(run, _once(said.model, joined=joined) or _model(run))
+        fields["finish_reason"] = _once(said.finish_reason, joined=joined)
         if said.clamped:
             fields["clamped"] = True
         if self._keep_content:
@@ -100,8 +106,9 @@ class RecordMaker:
         if isinstance(hit, dict):
             self._save(fields, usage_of(hit.get("saved")), hit.get("level"), said.service_tier)
         elif said.other_cache:
-            self._save(fields, said.usage, "other", said.service_tier)
-        elif said.usage is None:
+            saved = said.usage or self._guessed(run, text_of(response))
+            self._save(fields, saved, "other", said.service_tier)
+        elif said.usage is None or (run.pieces and not said.usage.total_tokens):
             self._estimate(fields, run, text_of(response))
         else:
             self._charge(fields, said.usage, said.service_tier)
@@ -140,7 +147,14 @@ class RecordMaker:
         if run.first_piece_at is not None:
             fields |= self._streamed(run, run.first_piece_at)
         for name, key in TOLD:
-            fields[name] = ask(key)
+            if (value := ask(key)) is not None:
+                fields[name] = text_from(value)
+        for name, key in COUNTED:
+            if type(value := ask(key)) is int:
+                fields[name] = value
+        # a fallback chain says how often it asked; its attempts may be roots without a parent in common
+        attempt = fields.get("attempt")
+        fields["retries"] = run.retries(fields.get("prompt_hash")) if attempt is None else max(attempt - 1, 0)
         return fields
 
     def _streamed(self, run: OpenRun, first: float) -> dict[str, Any]:
@@ -166,11 +180,13 @@ class RecordMaker:
         fields["money"] = FREE
 
     def _estimate(self, fields: dict[str, Any], run: OpenRun, answer: str) -> None:
+        self._charge(fields, self._guessed(run, answer))
+        fields["estimated"] = True
+
+    def _guessed(self, run: OpenRun, answer: str) -> Usage:
         """Our own count; a stream that nobody summed up had at least a token in each piece."""
         said = count_bounded(answer, self._counter) if answer else run.pieces
-        asked = run.more.get("invocation_params")
-        self._charge(fields, Usage(estimate_prompt(run.messages, self._counter, asked), said))
-        fields["estimated"] = True
+        return Usage(estimate_prompt(run.messages, self._counter, run.more.get("invocation_params")), said)
 
     def _content(self, run: OpenRun, message: BaseMessage | None) -> str:
         invocation: Mapping[str, Any] = run.more.get("invocation_params") or {}
@@ -183,10 +199,29 @@ class RecordMaker:
             },
         }
         try:
+            if _has_long_text(content):
+                self._count_cut()
             # text by text, as masking whole JSON would eat its quotes
             return json.dumps(masked(content, LONGEST_TEXT), ensure_ascii=False, default=text_from, skipkeys=True)
         except (ValueError, RecursionError):  # a circle in a tool call's arguments
             return json.dumps({"unreadable": text_from(type(message).__name__)})
+
+    def _count_cut(self) -> None:
+        self.cut += 1
+        if self.cut == 1:
+            _log.warning("a text of more than %d characters is cut in recorded content, and counted", LONGEST_TEXT)
+
+
+def _has_long_text(value: Any) -> bool:
+    if isinstance(value, str):
+        return len(value) > LONGEST_TEXT
+    within = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    return any(map(_has_long_text, within))
+
+
+def _once(text: str | None, *, joined: bool) -> str | None:
+    """`stopstop` is `stop`: the shortest text that, repeated, is this one."""
+    return text[: (text + text).find(text, 1)] if joined and text else text
 
 
 def _provider(run: OpenRun) -> str | None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from langchain_core.messages import BaseMessage
 
-    from langchain_llmops.core.types import CallKind
+    from langchain_llmops.core.types import CallKind, Usage
 
 __all__ = ["OpenRun", "OpenRuns"]
 
@@ -37,8 +37,9 @@ class OpenRun:
     """One open run; `above` is the nearest run above it that becomes a record too, `root` the first of its trace."""
 
     __slots__ = (
-        "above", "alive", "began", "children", "failures", "first_piece_at", "key", "kind", "messages", "metadata",
-        "more", "name", "orphaned_at", "parent", "pieces", "root", "started_at", "tags", "task", "text", "twin",
+        "above", "alive", "answered_below", "began", "children", "failures", "first_piece_at", "key", "kind",
+        "messages", "metadata", "more", "name", "orphaned_at", "parent", "pieces", "root", "started_at", "tags", "task",
+        "text", "twin",
     )  # fmt: skip
 
     def __init__(
@@ -71,7 +72,8 @@ class OpenRun:
         self.pieces = 0
         self.first_piece_at: float | None = None
         self.children: dict[int, OpenRun] | None = None
-        self.failures: dict[str, int] | None = None
+        self.failures: dict[tuple[str, str | None], list[float]] | None = None
+        self.answered_below: list[Usage] | None = None
         self.orphaned_at: float | None = None
         self.text: str | None = None
         self.task: weakref.ref[asyncio.Task[Any]] | None = None
@@ -85,17 +87,32 @@ class OpenRun:
             self.text = f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
         return self.text
 
-    def count_failure(self) -> None:
-        """Remember at the parent that this call failed: a later sibling of the same name is a retry."""
+    def count_failure(self, asked: str | None, at: float) -> None:
+        """Remember at the parent that this call failed at `at`: one that asks the same again later is a retry."""
         if self.parent is not None:
             failures = self.parent.failures = self.parent.failures or {}
-            failures[self.name] = failures.get(self.name, 0) + 1
+            failures.setdefault((self.name, asked), []).append(at)
 
-    @property
-    def retries(self) -> int:
-        """How many siblings of the same name failed before."""
+    def retries(self, asked: str | None) -> int:
+        """How many siblings that asked the same had failed when this call began."""
         failures = self.parent.failures if self.parent is not None else None
-        return failures.get(self.name, 0) if failures else 0
+        return sum(at <= self.began for at in failures.get((self.name, asked), ())) if failures else 0
+
+    def tell_answer(self, usage: Usage) -> None:
+        """A model that calls another with its own callbacks is told what that one used, as it may pass it on."""
+        if self.above is not None and self.above.kind == "model":
+            if self.above.answered_below is None:
+                self.above.answered_below = []
+            self.above.answered_below.append(usage)
+
+    def passes_on(self, usage: Usage, *, reported: bool) -> bool:
+        """Whether this call's tokens are those of calls below it, which are counted there."""
+        below = self.answered_below
+        if not below or not reported:
+            return bool(below)
+        counts = [(one.input_tokens, one.output_tokens) for one in below]
+        total = (sum(count for count, _ in counts), sum(count for _, count in counts))
+        return (usage.input_tokens, usage.output_tokens) in (*counts, total)
 
     @property
     def was_left(self) -> bool:
@@ -186,6 +203,13 @@ class OpenRuns:
         if now - self._swept > SWEEP_EVERY_S:
             self._swept = now
             yield from [run for run in map(self._take, self._stale(now)) if run is not None]
+
+    def all(self) -> Iterator[OpenRun]:
+        """Take out everything, what began last first."""
+        for key in reversed(list(self._runs)):
+            run = self._take(key)
+            if run is not None:
+                yield run
 
     @property
     def must_look(self) -> bool:

@@ -20,7 +20,7 @@ __all__ = ["Reading", "answer_of", "count_bounded", "estimate_prompt", "read_usa
 
 TOKENS_PER_MESSAGE: Final = 3
 LONGEST_COUNTED: Final = 256 * 1024
-MAX_TOKENS: Final = 1_000_000_000
+MAX_TOKENS: Final = 20_000_000
 """No request is longer; a larger count is a provider's mistake."""
 
 # the kinds of `usage_metadata`: langchain-core's own, langchain-anthropic's, and langchain-openai's, which puts a
