@@ -248,6 +248,27 @@ def test_a_mistyped_base_url_is_told_by_its_host_for_every_rung_and_without_secr
     assert "hunter2" not in str(caught.value)
 
 
+def test_feedback_on_a_cached_answer_finds_its_call(ops, simulator, caplog):
+    hits = []
+    ops.bus.subscribe(lambda event: hits.append(event.record) if hasattr(event, "record") else None)
+    model = router(ops, simulator)
+    answers = [model.invoke("hello", me(ops)) for _ in range(2)]
+    assert [record.cache_level for record in hits] == [None, "L1"]
+    assert hits[1].run_id in answers[1].id
+    ops.feedback(answers[1].id, 1.0)
+    assert not [line for line in caplog.records if "does not know" in line.message]
+
+
+def test_cached_answers_never_share_an_id(ops):
+    model = ScriptedModel(cache=ops.cache)
+    model.invoke("hello", me(ops))
+    one = model.generate([[HumanMessage("hello")], [HumanMessage("hello")]], callbacks=ops.callbacks)
+    found = [generation[0].message.id for generation in one.generations]
+    found += [answer.id for answer in model.batch(["hello"] * 3, me(ops))]
+    assert len(set(found)) == 5
+    assert model.calls == 1
+
+
 def test_three_identical_turns_keep_six_messages(ops, simulator):
     agent = create_agent(router(ops, simulator), [lookup], checkpointer=ops.checkpointer)
     for _ in range(3):
