@@ -7,12 +7,16 @@ import math
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from functools import cache
 from typing import Any, Final
 from uuid import NAMESPACE_URL, UUID, uuid5
 
+from langchain_llmops.core.pricing import PriceBook
+from langchain_llmops.core.types import Unpriced
 from langchain_llmops.ledger.schema import from_pico, to_pico
 from langchain_llmops.recorder.schema import COLUMNS, LARGE
 from langchain_llmops.recorder.wire import RefusedRequestError
+from langchain_llmops.telemetry.usage import usage_of
 
 __all__ = [
     "RunRow",
@@ -58,7 +62,8 @@ def run_row(kind: str, fields: Mapping[str, Any], attachments: Mapping[str, Any]
     row["id"], row["patched"] = run_id, int(kind == "patch")
     row["project"] = text(fields.get("session_name")) or (DEFAULT_PROJECT if kind == "post" else None)
     row["thread_id"] = text(metadata.get("thread_id")) or text(metadata.get("conversation_id"))
-    row["cost_pico"] = _pico(usage.get("total_cost"))
+    told = usage.get("total_cost")
+    row["cost_pico"] = _list_price(metadata, usage, row["started_us"]) if told is None else _pico(told)
     row["attachments"], row["other"] = _json(attachments or None), _json(other or None)
     return row
 
@@ -162,6 +167,22 @@ def _pico(dollars: object) -> int | None:
     except (ValueError, OverflowError):
         return None  # a cost that is no number is no cost: the page shows a dash
     return to_pico(Decimal(str(dollars))) if math.isfinite(amount) and 0 <= amount <= MOST_DOLLARS else None
+
+
+def _list_price(metadata: Mapping[str, Any], usage: Mapping[str, Any], at_us: int | None) -> int | None:
+    """What a model's list says, for programs that send tokens and no cost, as all without this suite do."""
+    model, provider = (text(metadata.get(name)) for name in ("ls_model_name", "ls_provider"))
+    spent = usage_of(usage)
+    if model is None or spent is None:
+        return None
+    at = None if at_us is None else EPOCH + timedelta(microseconds=at_us)
+    price = _prices().price(model, spent, provider=provider, at=at)
+    return None if isinstance(price, Unpriced) else to_pico(price.total_usd)
+
+
+@cache
+def _prices() -> PriceBook:
+    return PriceBook()
 
 
 def mapping(value: object) -> Mapping[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from decimal import Decimal
 
 import httpx
 import langsmith
@@ -112,7 +113,10 @@ def test_an_agents_trace_is_whole_and_readable_by_langsmiths_client(client, reco
     )
     assert {run.status for run in runs} == {"success"}
     assert {run.extra["metadata"]["user_id"] for run in runs} == {"u1"}
-    assert all(run.total_tokens > 0 for run in runs if run.run_type == "llm")
+    for run in (run for run in runs if run.run_type == "llm"):  # priced by the list, as the client sends tokens alone
+        cost = (Decimal(run.prompt_tokens) * 15 + Decimal(run.completion_tokens) * 60) / 10**8
+        assert run.total_cost == cost > 0
+    assert {run.total_cost for run in runs if run.run_type != "llm"} == {None}
     root = next(run for run in runs if run.parent_run_id is None)
     tree = client.read_run(root.id, load_child_runs=True)
     assert [run.name for run in tree.child_runs] == ["model", "tools", "model"]
