@@ -6,6 +6,7 @@ import asyncio
 import weakref
 from asyncio.events import _get_running_loop
 from collections import deque
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
@@ -23,6 +24,7 @@ __all__ = ["OpenRun", "OpenRuns"]
 ORPHAN_GRACE_S: Final = 300.0
 STALE_AFTER_S: Final = 86_400.0
 SWEEP_EVERY_S: Final = 60.0
+REMEMBERED: Final = 1000
 NOTHING: Final[dict[str, Any]] = {}
 
 
@@ -140,6 +142,7 @@ class OpenRuns:
         self._runs: dict[int, OpenRun] = {}
         self._dead: deque[_Alive] = deque()
         self._orphans: dict[int, OpenRun] = {}
+        self._ended: dict[int, OpenRun] = {}
         self._swept = timer()
         self.get = self._runs.get
 
@@ -168,8 +171,9 @@ class OpenRuns:
         return run
 
     def find(self, run_id: UUID) -> OpenRun | None:
-        """The open run of this id, or else the nearest one above it that is open."""
-        return self._runs.get(run_id.int) or self._beyond(run_id)
+        """The run of this id, or else the nearest one above it: open, or ended while work of it goes on."""
+        key = run_id.int
+        return self._runs.get(key) or self._beyond(run_id) or self._ended.get(key)
 
     def _beyond(self, run_id: UUID) -> OpenRun | None:
         """Above a run that LangSmith's `traceable` began, as LangChain's middleware does: it tells no handler of it."""
@@ -229,7 +233,16 @@ class OpenRuns:
             run.parent.children.pop(key, None)
         if run.children:
             self._leave_orphans(run.children)
+        if run.children is not None:
+            self._remember(run)
         return run
+
+    def _remember(self, run: OpenRun) -> None:
+        """A thread or task that a chain left behind may call a model after the chain has ended."""
+        self._ended[run.key] = run
+        if len(self._ended) > REMEMBERED:
+            with suppress(StopIteration, KeyError, RuntimeError):  # another thread was faster
+                del self._ended[next(iter(self._ended))]
 
     def _leave_orphans(self, children: dict[int, OpenRun]) -> None:
         now = self._timer()

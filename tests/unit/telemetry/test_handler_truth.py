@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextvars import copy_context
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from langchain_core.runnables import RunnableLambda, RunnableParallel
 
 from langchain_llmops.core.types import ErrorKind, Usage
 from langchain_llmops.telemetry.handler import OpsCallbackHandler
+from langchain_llmops.telemetry.runs import REMEMBERED
 from tests.support.models import Hang, ScriptedModel, answer, chunk
 
 
@@ -136,6 +138,29 @@ def test_another_question_after_a_failure_is_no_retry(config, told) -> None:
 
 
 # strange and unfinished runs
+
+
+def test_what_a_chain_left_behind_belongs_to_its_trace(config, told, handler) -> None:
+    late = []
+
+    def leave(_):
+        ScriptedModel().invoke("now")
+        late.append(copy_context())
+
+    RunnableLambda(leave).invoke("go", config)
+    assert handler.open_runs == 0
+    late[0].run(ScriptedModel().invoke, "later")
+    now, turn, later = told
+    assert later.trace_id == turn.run_id == now.trace_id
+    assert later.parent_run_id == turn.run_id
+    assert handler.open_runs == 0
+
+
+def test_ended_chains_are_remembered_within_bounds(config, handler) -> None:
+    chain = RunnableLambda(lambda _: None) | RunnableLambda(lambda _: None)
+    for _ in range(REMEMBERED + 50):
+        chain.invoke("go", config)
+    assert len(handler._runs._ended) <= REMEMBERED
 
 
 def test_a_strangers_route_becomes_text_and_numbers_stay_numbers(config, told) -> None:
