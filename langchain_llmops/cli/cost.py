@@ -17,16 +17,20 @@ from langchain_llmops.core.pricing import PriceBook
 from langchain_llmops.ledger.calls import Call, Conversation, calls, conversations
 from langchain_llmops.ledger.filters import has_tenants
 from langchain_llmops.ledger.projection import Alternative, Sample, alternatives, compared_models, cost_sample
+from langchain_llmops.ledger.report import counted
 from langchain_llmops.ledger.spend import DIMENSIONS, OF_TENANTS, Dimension, Spend, spend_by, total_spend
 from langchain_llmops.ledger.success import SuccessCost, cost_per_success
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from langchain_llmops.stores.base import Sql
 
 __all__ = ["cost"]
 
+GOOD: Final = 0.5
+ROWS: Final = 50
+NO_PRICE: Final = ("call of a model without a price is", "calls of models without a price are")
 UNSUMMED: Final = ("key", "tenant")
 SPENT: Final = {
     "calls": Column("calls", count),
@@ -52,10 +56,12 @@ def cost(
     ] = None,
     models: Annotated[str | None, typer.Option(help="With --project: models to compare with, a,b,c.")] = None,
     per_success: Annotated[bool, typer.Option("--per-success", help="By successful conversation.")] = False,
-    threshold: Annotated[float, typer.Option(help="With --per-success: the least feedback that is good.")] = 0.5,
+    threshold: Annotated[
+        float | None, typer.Option(help="With --per-success: the least feedback that is good (0.5).")
+    ] = None,
     limit: Annotated[
-        int, typer.Option(min=1, max=MOST_ROWS, help="Rows at most: the dearest, or the latest days.")
-    ] = 50,
+        int | None, typer.Option(min=1, max=MOST_ROWS, help="With --by: rows at most, the dearest or latest (50).")
+    ] = None,
 ) -> None:
     """What was spent, by whom and on what; what it will cost; what a success costs.
 
@@ -63,8 +69,15 @@ def cost(
     """
     if sum((by is not None, project is not None, per_success)) > 1:
         raise ConfigurationError("give one of --by, --project and --per-success")
-    if all_tags and by != "tag":
-        raise ConfigurationError("--all-tags goes with --by tag")
+    _check_together(
+        {
+            "--all-tags goes with --by tag": all_tags and by != "tag",
+            "--models goes with --project": models is not None and project is None,
+            "--threshold goes with --per-success": threshold is not None and not per_success,
+            "--limit goes with --by": limit is not None and (project is not None or per_success),
+        }
+    )
+    threshold = GOOD if threshold is None else threshold
     if not math.isfinite(threshold):
         raise ConfigurationError("--threshold must be a finite number")
     if project is not None:
@@ -72,7 +85,14 @@ def cost(
     elif per_success:
         _per_success(scope, threshold)
     else:
-        _by(scope, _dimension(by or "day"), limit, overview=by is None, all_tags=all_tags)
+        _by(scope, _dimension(by or "day"), limit or ROWS, overview=by is None, all_tags=all_tags)
+
+
+def _check_together(wrong: Mapping[str, bool]) -> None:
+    """An option that would do nothing is a mistake to tell."""
+    for said, holds in wrong.items():
+        if holds:
+            raise ConfigurationError(said)
 
 
 def _dimension(name: str) -> Dimension:
@@ -128,11 +148,15 @@ def _total_row(by: Dimension, total: Spend) -> dict[str, Any]:
 
 
 def _spend_notes(by: str, total: Spend) -> list[str]:
+    unpriced = counted(
+        total.unpriced_calls, "call of a model without a price is", "calls of models without a price are"
+    )
+    failed = counted(total.failed_calls, "failed attempt is", "failed attempts are")
     notes = {
         "A call with several tags counts under each of them.": by == "tag",
-        f"{total.unpriced_calls:,} calls of models without a price are not in the cost.": total.unpriced_calls,
-        f"The tokens of {total.estimated_calls:,} calls are our estimate.": total.estimated_calls,
-        f"{total.failed_calls:,} failed attempts are not in the cost.": total.failed_calls,
+        f"{unpriced} not in the cost.": total.unpriced_calls,
+        f"The tokens of {counted(total.estimated_calls, 'call', 'calls')} are our estimate.": total.estimated_calls,
+        f"{failed} not in the cost.": total.failed_calls,
         f"The cache saved {usd(total.saved_usd)}.": total.saved_usd,
     }
     return [note for note, holds in notes.items() if holds]
@@ -210,7 +234,8 @@ def _projected(sample: Sample, rate: float, per: str) -> Sheet:
         "low_usd": Column("95 % from", usd),
         "high_usd": Column("to", usd),
     }
-    return Sheet("projection", f"{rate:,g} conversations per {per}", columns, rows)
+    told = f"{rate:,.6f}".rstrip("0").rstrip(".")
+    return Sheet("projection", f"{told} {'conversation' if rate == 1 else 'conversations'} per {per}", columns, rows)
 
 
 def _compared(sample: Sample, others: Sequence[Alternative], rate: float, per: str) -> Sheet:
@@ -238,14 +263,36 @@ def _compared(sample: Sample, others: Sequence[Alternative], rate: float, per: s
 
 def _project_notes(sample: Sample) -> list[str]:
     interval = "The interval is a t-interval of the mean cost of a conversation."
+    seen = counted(sample.count, "conversation", "conversations")
     notes = [
-        f"From {sample.count:,} conversations (sessions) that cost {usd(sample.total_usd)}; a month is 365/12 days.",
+        f"From {seen} ({_kinds(sample)}) that cost {usd(sample.total_usd)}; a month is 365/12 days.",
+        *_overhead(sample),
         interval if sample.count > 1 else "One conversation gives no interval: record more of them.",
-        "Another model may use more or fewer tokens for the same text, and answer worse.",
+        "Another model may use more or fewer tokens for the same text, and answer worse; embeddings keep their price.",
     ]
     if sample.unpriced_calls:
-        notes.append(f"{sample.unpriced_calls:,} calls of models without a price count as nothing in `as recorded`.")
+        said = ("call of a model without a price counts", "calls of models without a price count")
+        notes.append(f"{counted(sample.unpriced_calls, *said)} as nothing in `as recorded`.")
     return notes
+
+
+def _kinds(sample: Sample) -> str:
+    """What was counted as a conversation."""
+    others = sample.count - sample.sessions
+    if not others:
+        return "sessions"
+    if not sample.sessions:
+        return "requests or traces without a session"
+    named = counted(sample.sessions, "session", "sessions")
+    return f"{named}, and {counted(others, 'request or trace', 'requests or traces')} without one"
+
+
+def _overhead(sample: Sample) -> list[str]:
+    if not sample.overhead_calls:
+        return []
+    calls = counted(sample.overhead_calls, "call", "calls")
+    cost = usd(sample.overhead_usd)
+    return [f"{cost} of it is of {calls} outside of any conversation (embeddings), and shared evenly by all of them."]
 
 
 def _whole(value: float) -> str:

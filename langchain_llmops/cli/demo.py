@@ -18,8 +18,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from langchain_llmops.core.errors import ConfigurationError
 from langchain_llmops.core.redaction import redact
 from langchain_llmops.core.settings import Settings
+from langchain_llmops.ledger.report import counted
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from langchain_llmops.demo.run import Demo
     from langchain_llmops.demo.traffic import Conversation
     from langchain_llmops.ledger.report import Report
@@ -59,7 +62,9 @@ def demo(
 
     Example: llmops demo --conversations 100 --faults 0.1 --html report.html
     """
-    _check_outputs(json_out, html_out)
+    if live and (replay is not None or faults or speed is not None or port):
+        raise ConfigurationError("--replay, --faults, --speed and --port are for the simulator: give them or --live")
+    _check_outputs({"--json": json_out, "--html": html_out})
     chosen = _conversations(traffic, replay, conversations, seed)
     if fresh:
         suffix = uuid4().hex[:8]
@@ -96,8 +101,8 @@ def _judge(report: Report) -> None:
     if figures["interrupted"]:
         console.print("llmops: interrupted; the report covers what was done until then")
     for session, reason in list(figures["failed_conversations"].items())[:1]:
-        count = len(figures["failed_conversations"])
-        console.print(f"llmops: {count} conversations were given up; {session}: {redact(' '.join(reason.split()))}")
+        lost = counted(len(figures["failed_conversations"]), "conversation was", "conversations were")
+        console.print(f"llmops: {lost} given up; {session}: {redact(' '.join(reason.split()))}")
     if figures["failed_conversations"] and not figures["turns"]:
         raise typer.Exit(1)
 
@@ -139,8 +144,10 @@ def _with_progress(run: Demo, chosen: list[Conversation]) -> Report:
         return run.run(on_turn=lambda: progress.advance(task))
 
 
-def _check_outputs(*paths: Path | None) -> None:
-    for path in paths:
+def _check_outputs(paths: Mapping[str, Path | None]) -> None:
+    for option, path in paths.items():
+        if path is not None and str(path) == "-":
+            raise ConfigurationError(f"{option} takes a file, not '-': the report itself goes to stdout")
         if path is not None and (path.is_dir() or not os.access(path.parent, os.W_OK)):
             raise ConfigurationError(f"cannot write {path}: it must be a file in a folder that exists and is writable")
 

@@ -21,6 +21,7 @@ from langchain_llmops.core.events import CallFinished, Event
 from langchain_llmops.core.redaction import redact
 from langchain_llmops.ledger.calls import CALL, Call, read_call
 from langchain_llmops.ledger.filters import REPLAY_TAG, Filter
+from langchain_llmops.ledger.report import counted
 from langchain_llmops.ledger.tree import records_of
 
 if TYPE_CHECKING:
@@ -109,8 +110,10 @@ def replay(
 def _prompt(file: Path) -> str:
     try:
         words = file.read_text("utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"--prompt: cannot read {file} as UTF-8 text") from error
+    except OSError as error:
+        raise ConfigurationError(f"--prompt: cannot read {file}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"--prompt: {file} is not UTF-8 text") from error
     if not words:
         raise ConfigurationError(f"--prompt: {file} is empty")
     return words
@@ -259,7 +262,7 @@ def _notes(pairs: Sequence[tuple[_Side, _Side]]) -> list[str]:
     failed, lost = sum(new.failed for _, new in pairs), _total(pairs, 1)["may_have_cost_usd"]
     notes = {
         "Sampling settings (temperature, max_tokens, …) are not recorded: these were the model's defaults.": True,
-        f"{failed} of {len(pairs)} calls failed.": failed,
+        f"{failed} of {counted(len(pairs), 'call', 'calls')} failed.": failed,
         f"Failed attempts may have cost {usd(lost)}, apart from the cost above.": lost,
     }
     return [note for note, holds in notes.items() if holds]

@@ -9,7 +9,7 @@ import typer
 
 from langchain_llmops.cli.lookup import ID_HELP, look_up
 from langchain_llmops.cli.scope import Scope, duration_s, scoped
-from langchain_llmops.cli.tables import Column, Sheet, clock, count, emit, seconds, usd, utc
+from langchain_llmops.cli.tables import Column, Sheet, clock, count, emit, seconds, text, usd, utc
 from langchain_llmops.ledger.calls import Call, Conversation, calls, conversations
 from langchain_llmops.ledger.failures import failures
 from langchain_llmops.ledger.filters import has_tenants
@@ -120,7 +120,7 @@ def calls_sheet(name: str, title: str, found: Sequence[Call]) -> Sheet:
         "user": Column("user"),
         "latency_s": Column("took", seconds),
         "cost_usd": Column("cost", usd),
-        "request": Column("request"),
+        "request": Column("request", _to_look_at, of_row=True),
     }
     rows = [asdict(call) | {"at": utc(call.at), "cost_usd": _own_cost(call)} for call in found]
     return Sheet(name, title, columns, rows)
@@ -142,6 +142,11 @@ def conversations_sheet(name: str, title: str, found: Sequence[Conversation], *,
 def _own_cost(call: Call) -> Decimal | None:
     """None where nothing could be charged: tools and turns cost what the models below them cost."""
     return None if call.unpriced or call.kind in ("turn", "tool", "retriever") else call.cost_usd
+
+
+def _to_look_at(row: Mapping[str, Any]) -> str:
+    """What `llmops trace` takes: the request or, where none is named, the trace."""
+    return text(row["request"] or row["trace_id"])
 
 
 def _error(row: Mapping[str, Any]) -> str:

@@ -24,7 +24,8 @@ TOKENS: Final = (
 )  # fmt: skip
 USAGE: Final = ", ".join(TOKENS)
 SUMS: Final = ", ".join(f"SUM({name})" for name in TOKENS)
-ASKED: Final = (PAID, ANSWERED, "cache_level IS NULL")
+ASKED: Final = ("kind = 'model'", ANSWERED, "cache_level IS NULL")
+EMBEDDED: Final = ("kind = 'embedding'", ANSWERED, "cache_level IS NULL")
 HITS: Final = (PAID, ANSWERED, "cache_level IS NOT NULL", "saved_pico IS NOT NULL")
 STEP: Final = "rung * 1000 + attempt"
 PROBE: Final = Usage(6000, 2000, 1000, 1000, 1000, 1000, 1000, 1000)
@@ -45,13 +46,15 @@ class Superseded:
 class Asked:
     """Answers of providers, summed by the size of their input; asked about many models, it reads no sum twice.
 
-    With `only_priced` without those of models that have no price.
+    With `only_priced` without those of models that have no price. Embeddings are apart: no chat model makes them.
     """
 
     def __init__(self, sql: Sql, chosen: Filter, *, only_priced: bool = False) -> None:
         self._sql = sql
+        self._chosen = chosen
         self._where, self._parameters = chosen.where(*ASKED, *(["unpriced = 0"] if only_priced else []))
         self._sums: dict[tuple[int, int], list[int]] = {}
+        self._embedded: Decimal | None = None
 
     async def between(self, low: int, high: int) -> list[int]:
         """How many calls had `low <= input tokens < high`, and their tokens in the order of `TOKENS`."""
@@ -63,9 +66,20 @@ class Asked:
             self._sums[low, high] = [int(value or 0) for value in rows[0]]
         return self._sums[low, high]
 
+    async def embedded(self) -> Decimal:
+        """What the embeddings cost as recorded."""
+        if self._embedded is None:
+            where, parameters = self._chosen.where(*EMBEDDED)
+            rows = await self._sql.fetch(f"SELECT SUM({COST}) FROM llmops_calls{where}", parameters)  # noqa: S608
+            self._embedded = from_pico(rows[0][0])
+        return self._embedded
+
 
 class OtherModel:
-    """Recorded tokens at today's prices of one model; check `is_priced` first, sums of an unpriced one raise."""
+    """Recorded tokens at today's prices of one model, beside embeddings at the price they had.
+
+    Check `is_priced` first: sums of an unpriced one raise.
+    """
 
     def __init__(self, prices: PriceBook, model: str, provider: str | None = None) -> None:
         self._prices = prices
@@ -82,7 +96,7 @@ class OtherModel:
 
     async def cost_of_asked(self, asked: Asked) -> Decimal:
         """Dollars for all answers of providers, exact also where the price has tiers or a fee per call."""
-        total = Decimal(0)
+        total = await asked.embedded()
         for low, high in pairwise((*self._bands(), MOST_TOKENS)):
             total += self._cost_in_band(low, await asked.between(low, high))
         return total
@@ -91,11 +105,15 @@ class OtherModel:
         """Dollars for the answers that came from the cache, had this model given them; of models with a price."""
         where, parameters = chosen.where(*HITS)
         rows = await sql.fetch(
-            f"SELECT saved_usage, COUNT(*) FROM llmops_calls{where} GROUP BY saved_usage",  # noqa: S608
+            f"SELECT kind, saved_usage, COUNT(*), SUM(saved_pico) FROM llmops_calls{where} GROUP BY 1, 2",  # noqa: S608
             parameters,
         )
-        saved = ((usage_from_text(row[0]) or Usage(), int(row[1])) for row in rows)
-        return sum((self.cost_of(usage) * count for usage, count in saved), Decimal(0))
+        return sum((self._cost_of_alike(*row) for row in rows), Decimal(0))
+
+    def _cost_of_alike(self, kind: str, saved_usage: str | None, count: int, pico: int) -> Decimal:
+        if kind == "embedding":
+            return from_pico(pico)
+        return self.cost_of(usage_from_text(saved_usage) or Usage()) * int(count)
 
     def _find(self, usage: Usage) -> Money | None:
         money = self._prices.price(self._model, usage, provider=self._provider)
@@ -135,8 +153,8 @@ class OtherModel:
 
 async def superseded(sql: Sql, chosen: Filter) -> list[Superseded]:
     """Answers of priced models after which the same prompt was asked again on a later attempt or rung."""
-    again, parameters = chosen.where(PAID, "(rung > 0 OR attempt > 1)")
-    where, _ = chosen.where(PAID, f"{REQUEST} IN (SELECT {REQUEST} FROM llmops_calls{again})")  # noqa: S608
+    again, parameters = chosen.where("kind = 'model'", "(rung > 0 OR attempt > 1)")
+    where, _ = chosen.where("kind = 'model'", f"{REQUEST} IN (SELECT {REQUEST} FROM llmops_calls{again})")  # noqa: S608
     rows = await sql.fetch(
         f"SELECT {USAGE}, saved_usage, {COST} + COALESCE(saved_pico, 0) FROM (SELECT *, {STEP} AS step,"  # noqa: S608
         f" LEAD({STEP}) OVER (PARTITION BY {REQUEST}, prompt_hash ORDER BY started_at, id) AS next_step"

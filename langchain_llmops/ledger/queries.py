@@ -10,6 +10,7 @@ from langchain_llmops.ledger.baseline import Asked, OtherModel, superseded
 from langchain_llmops.ledger.calls import conversations
 from langchain_llmops.ledger.filters import ANSWERED, COST, PAID, Filter
 from langchain_llmops.ledger.latency import latencies
+from langchain_llmops.ledger.report import counted
 from langchain_llmops.ledger.schema import from_pico, usage_from_text
 from langchain_llmops.ledger.spend import Spend, total_spend
 
@@ -67,12 +68,22 @@ class Figures:
 
     async def _counts(self) -> dict[str, Any]:
         rows = await self._fetch(
-            f"COUNT(DISTINCT session_id), COUNT(*) FILTER (WHERE kind = 'turn' AND {ANSWERED}),"
+            f"COUNT(*) FILTER (WHERE kind = 'turn' AND {ANSWERED}),"
             " COUNT(*) FILTER (WHERE kind = 'turn' AND error_kind IS NOT NULL),"
             f" COUNT(*) FILTER (WHERE kind = 'tool'), COUNT(*) FILTER (WHERE {PAID} AND {ANSWERED})"
         )
-        names = ("conversations", "turns", "failed_turns", "tool_calls", "model_calls")
-        return dict(zip(names, (int(value) for value in rows[0]), strict=True))
+        names = ("turns", "failed_turns", "tool_calls", "model_calls")
+        counts = dict(zip(names, (int(value) for value in rows[0]), strict=True))
+        return {"conversations": await self._sessions(), **counts}
+
+    async def _sessions(self) -> int:
+        """The same name at two tenants is two."""
+        where, parameters = self._chosen.where("session_id IS NOT NULL")
+        rows = await self._sql.fetch(
+            f"SELECT COUNT(*) FROM (SELECT DISTINCT COALESCE(tenant, ''), session_id FROM llmops_calls{where}) named",  # noqa: S608
+            parameters,
+        )
+        return int(rows[0][0])
 
     async def _money(self, spend: Spend) -> dict[str, Any]:
         baseline = await self._baseline(spend)
@@ -112,7 +123,10 @@ class Figures:
         if baseline is None:
             return f"no saving is claimed: {self._baseline_model} has no price; add it to LLMOPS_PRICES_FILE"
         if spend.unpriced_calls:
-            return f"{spend.unpriced_calls:,} calls of models without a price are on neither side of the saving"
+            calls = counted(
+                spend.unpriced_calls, "call of a model without a price is", "calls of models without a price are"
+            )
+            return f"{calls} on neither side of the saving"
         return None
 
     async def _saved_tokens(self) -> int:
@@ -157,7 +171,7 @@ class Figures:
         found = {one.kind: one.latency for one in await latencies(self._sql, self._chosen, by_name=False)}
         return {
             kind: {name: getattr(found[kind], name) for name in ABSENT} if kind in found else dict(ABSENT)
-            for kind in ("model", "tool", "turn")
+            for kind in ("model", "embedding", "tool", "turn")
         }
 
     async def _errors(self) -> dict[str, dict[str, Any]]:

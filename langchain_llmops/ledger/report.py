@@ -16,7 +16,7 @@ from rich.text import Text
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["Report", "printable"]
+__all__ = ["Report", "counted", "printable"]
 
 WIDTH = 100
 UNROUTED = "direct"
@@ -171,7 +171,8 @@ def _cache(f: Mapping[str, Any]) -> _Section:
 
 
 def _latency(f: Mapping[str, Any]) -> _Section:
-    found = {kind: f["latency"][kind] for kind in ("model", "tool", "turn") if f["latency"][kind]["p50"] is not None}
+    kinds = ("model", "embedding", "tool", "turn")
+    found = {kind: f["latency"][kind] for kind in kinds if f["latency"][kind]["p50"] is not None}
     rows = [(kind, *(_ms(quantiles[q]) for q in ("p50", "p95", "p99"))) for kind, quantiles in found.items()]
     return _Section("Latency, ms", ("component", "p50", "p95", "p99"), rows)
 
@@ -194,9 +195,13 @@ def _checkpoints(f: Mapping[str, Any]) -> _Section:
 
 
 def _conversations(f: Mapping[str, Any]) -> _Section:
-    slow = [("slowest", row["session"], f"{row['seconds']:.3f} s in {row['turns']} turns") for row in f["slowest"]]
+    slow = [
+        ("slowest", row["session"], f"{row['seconds']:.3f} s in {counted(row['turns'], 'turn', 'turns')}")
+        for row in f["slowest"]
+    ]
     dear = [
-        ("dearest", row["session"], f"{_usd(row['cost_usd'])} in {row['model_calls']} calls") for row in f["dearest"]
+        ("dearest", row["session"], f"{_usd(row['cost_usd'])} in {counted(row['model_calls'], 'call', 'calls')}")
+        for row in f["dearest"]
     ]
     return _Section("Slowest and dearest conversations", ("", "session", ""), slow + dear)
 
@@ -209,6 +214,11 @@ def _replay(f: Mapping[str, Any]) -> _Section:
 def printable(text: str) -> str:
     """Names come from users and providers: what steers a terminal is shown, not obeyed."""
     return "".join(character if character.isprintable() else "\ufffd" for character in text)
+
+
+def counted(number: int, one: str, many: str) -> str:
+    """1 call, 2,000 calls."""
+    return f"{number:,} {one if number == 1 else many}"
 
 
 def _usd(amount: float) -> str:

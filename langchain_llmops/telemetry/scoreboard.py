@@ -71,7 +71,7 @@ class Score:
             "errors": self.errors,
             "error_rate": self.error_rate,
             "hits": self.hits,
-            "cost_usd": str(self.cost_usd),
+            "cost_usd": f"{self.cost_usd:f}",
         }
         return figures | {f"p{q}_s": self.latency.quantile(q / 100) for q in (50, 95, 99)}
 

@@ -177,7 +177,11 @@ def test_a_malformed_traffic_line_is_named(tmp_path, line, reason):
         (("--traffic", "/no/such/file.jsonl"), "cannot read /no/such/file.jsonl"),
         (("--json", "/no/such/folder/out.json"), "cannot write /no/such/folder/out.json"),
         (("--cache-scope", "planet"), "LLMOPS_CACHE_SCOPE"),
+        (("--json", "-"), "--json takes a file, not '-'"),
+        (("--html", "./-"), "--html takes a file, not '-'"),
         (("--live",), "--live needs OPENAI_API_KEY"),
+        (("--live", "--faults", "0.1"), "are for the simulator: give them or --live"),
+        (("--live", "--speed", "0"), "are for the simulator: give them or --live"),
     ],
 )
 def test_bad_input_is_one_clear_line_without_secrets(arguments, reason):

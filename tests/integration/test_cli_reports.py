@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import sys
 from dataclasses import replace
 from decimal import Decimal
 
@@ -16,7 +17,7 @@ from langchain_llmops.core.errors import ConfigurationError
 from langchain_llmops.core.types import ErrorKind
 from langchain_llmops.simulator import Echo, FaultPlan, running
 from tests.support.commands import asked, fill, table
-from tests.support.recorded import NOON, URLS, call, hit
+from tests.support.recorded import NOON, URLS, call, embedding, hit
 
 WHO = ("ada", "s1", "request-1")
 STEP = {"trace_id": "turn-1", "who": WHO}
@@ -138,7 +139,7 @@ def test_the_cost_table_has_the_sums_and_says_what_is_not_in_them(llmops, state)
     assert rows["bob"] == ["3", "1", "200", "40", "$0.0300", "$0"]
     assert rows["ada"] == ["2", "0", "100", "20", "$0.0100", "$0.00200"]
     assert rows["all"] == ["5", "1", "300", "60", "$0.0400", "$0.00200"]
-    for note in ("1 calls of models without a price", "1 failed attempts", "The cache saved $0.00100"):
+    for note in ("1 call of a model without a price is", "1 failed attempt is", "The cache saved $0.00100"):
         assert note in out
 
 
@@ -183,7 +184,7 @@ def test_a_projection_multiplies_the_cost_of_a_conversation_and_names_its_unit(l
     out = asked(llmops, *options)
     assert "10,000 conversations per day" in out
     assert "From 3 conversations (sessions)" in out
-    assert "1 calls of models without a price" in out
+    assert "1 call of a model without a price counts as nothing" in out
     found = json.loads(asked(llmops, *options, "--json"))
     per = {row["for"]: row for row in found["projection"]}
     one = 0.04 / 3
@@ -198,6 +199,46 @@ def test_a_projection_multiplies_the_cost_of_a_conversation_and_names_its_unit(l
     assert costs["gpt-4o-mini"] == pytest.approx((300 * 0.15 + 60 * 0.6) / 1e6 / 3)
     assert costs["own-13b"] is None
     assert [row["model"] for row in found["models"]] == ["gpt-4o-mini", "gpt-4o", "as recorded", "own-13b"]
+
+
+def test_a_projection_says_what_it_counted_and_how_it_shared_the_rest(llmops, tmp_path):
+    sessions = [call(who=("u", f"s{number}", None), cost="0.00045") for number in range(10)]
+    fill(f"sqlite:///{tmp_path / 'ledger.db'}", [*sessions, *(embedding("0.00001") for _ in range(30))])
+    options = ("cost", "--project", "1/day", "--models", "gpt-4o", "--state", tmp_path)
+    out = asked(llmops, *options)
+    assert out.startswith("1 conversation per day")
+    assert "From 10 conversations (sessions) that cost $0.00480" in out
+    assert "$0.000300 of it is of 30 calls outside of any conversation" in out
+    assert table(out)["gpt-4o"] == table(out)["as recorded"] == ["$0.000480", "$0.0146", "1.00"]
+    found = json.loads(asked(llmops, *options, "--json"))
+    assert found["sample"]["sessions"] == found["sample"]["count"] == 10
+    assert found["projection"][0]["cost_usd"] == found["projection"][0]["low_usd"] == pytest.approx(0.00048)
+
+
+@pytest.mark.parametrize(
+    ("named", "told"),
+    [
+        ([None], "From 1 conversation (requests or traces without a session)"),
+        (["s"], "From 1 conversation (sessions)"),
+        (["s", None, None], "From 3 conversations (1 session, and 2 requests or traces without one)"),
+    ],
+)
+def test_a_projection_tells_sessions_from_requests(llmops, tmp_path, named, told):
+    fill(f"sqlite:///{tmp_path / 'ledger.db'}", [call(who=("u", session, None)) for session in named])
+    assert told in asked(llmops, "cost", "--project", "2000000/month", "--state", tmp_path)
+
+
+def test_a_rate_is_told_in_digits(llmops, state):
+    assert "2,000,000 conversations per month" in asked(llmops, "cost", "--project", "2000000/month", "--state", state)
+    assert "0.5 conversations per hour" in asked(llmops, "cost", "--project", "0.5/hour", "--state", state)
+
+
+@pytest.mark.parametrize("report", [("logs",), ("latency",), ("cost",)])
+def test_a_call_without_a_request_is_listed_with_its_trace(llmops, tmp_path, report):
+    fill(f"sqlite:///{tmp_path / 'ledger.db'}", [call(trace_id="trace-7", run_id="run-7")])
+    line = next(line for line in asked(llmops, *report, "--state", tmp_path).splitlines() if "model gpt-4o " in line)
+    assert line.split()[-1] == "trace-7"
+    assert asked(llmops, "trace", line.split()[-1], "--state", tmp_path).startswith("Request trace-7")
 
 
 @pytest.mark.parametrize(("rate", "daily"), [("240/hour", 5760), ("70/week", 10), ("365/month", 12), ("730/year", 2)])
@@ -307,12 +348,20 @@ def test_names_from_outside_never_steer_the_terminal(llmops, tmp_path):
         (("cost", "--limit", "0"), "Invalid value for '--limit'"),
         (("logs", "--slower-than", "slow"), "--slower-than takes a length like 2s"),
         (("cost", "--by", "user", "--all-tags"), "--all-tags goes with --by tag"),
+        (("cost", "--models", "gpt-4o"), "--models goes with --project"),
+        (("cost", "--per-success", "--models", "gpt-4o"), "--models goes with --project"),
+        (("cost", "--by", "user", "--threshold", "0.5"), "--threshold goes with --per-success"),
+        (("cost", "--project", "9/day", "--limit", "5"), "--limit goes with --by"),
+        (("cost", "--per-success", "--limit", "5"), "--limit goes with --by"),
+        (("cost", "--per-success", "--threshold", "nan"), "--threshold must be a finite number"),
         (("cost", "--project", "9/day", "--models", "\udcff"), "--models must be valid UTF-8"),
         (("cost", "--state", "/tmp/\udcff"), "--state must be valid UTF-8"),
         (("trace",), "Missing argument 'ID'"),
         (("replay", "request-1"), "give --model, --prompt FILE, or both"),
         (("replay", "nobody", "--model", "gpt-4o"), "has no 'nobody'"),
-        (("replay", "tool-1", "--model", "gpt-4o", "--prompt", "/no/such/file"), "cannot read /no/such/file"),
+        (("replay", "tool-1", "--model", "gpt-4o", "--prompt", "/no/such/file"), "/no/such/file: No such file"),
+        (("replay", "tool-1", "--model", "gpt-4o", "--prompt", "/tmp"), "--prompt: cannot read /tmp: Is a directory"),
+        (("replay", "tool-1", "--model", "gpt-4o", "--prompt", sys.executable), "is not UTF-8 text"),
         (("replay", "request-1", "--model", "gpt-4o"), "set LLMOPS_LOG_CONTENT=1"),
     ],
 )

@@ -46,6 +46,12 @@ def hit(saved=PLAIN, saved_usd="0.001", **fields) -> CallRecord:
     return call(cost="0", usage=Usage(), saved=saved, saved_usd=worth, cache_level="L1", **fields)
 
 
+def embedding(cost="0.0001", **fields) -> CallRecord:
+    """A call of an embedding model, by nobody's session unless told otherwise."""
+    plain = {"model": "text-embedding-3-small", "provider": "openai", "usage": Usage(2000), "who": ("u", None, None)}
+    return call("embedding", **{**plain, "money": Money(Decimal(cost)), **fields})
+
+
 def traffic(count: int, seed: int) -> list[CallRecord]:
     """Calls of every sort."""
     draw = random.Random(seed)

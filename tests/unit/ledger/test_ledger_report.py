@@ -39,6 +39,7 @@ FIGURES = {
     },
     "latency": {
         "model": {"p50": 0.1234, "p95": 1.5, "p99": 2.25},
+        "embedding": {"p50": None, "p95": None, "p99": None},
         "tool": {"p50": 0.001, "p95": 0.002, "p99": 0.003},
         "turn": {"p50": 1.25, "p95": 3.5, "p99": 4.0},
     },
@@ -99,6 +100,19 @@ def test_the_sections_of_a_program_with_a_router_and_a_cache() -> None:
         assert title in str(report())
 
 
+def test_one_is_told_as_one() -> None:
+    one = {"session": "s", "seconds": 1.0, "turns": 1, "cost_usd": 0.5, "model_calls": 1}
+    told = str(report(slowest=[one], dearest=[one | {"model_calls": 2000}]))
+    assert "in 1 turn\n" in told
+    assert "in 2,000 calls\n" in told
+
+
+def test_embeddings_have_a_row_of_latency_where_there_are_any() -> None:
+    quick = {"p50": 0.0321, "p95": 0.04, "p99": 0.05}
+    assert ["embedding", "32.1", "40.0", "50.0"] in html(report(latency=FIGURES["latency"] | {"embedding": quick})).rows
+    assert "embedding" not in str(report())
+
+
 NO_QUANTILES = {"p50": None, "p95": None, "p99": None}
 DIRECT = {"calls": 3, "hits": 0, "misses": 3, "cost_usd": 0.001, "models": {"gpt-4o": 2, "text-embedding-3-small": 1}}
 PLAIN = {
@@ -109,7 +123,7 @@ PLAIN = {
     "saved_usd": 0.0,
     "saved_pct": 0.0,
     "checkpoints": {"count": 0, "bytes": {"hot": 0, "warm": 0}},
-    "latency": {"model": FIGURES["latency"]["model"], "tool": NO_QUANTILES, "turn": NO_QUANTILES},
+    "latency": {**dict.fromkeys(FIGURES["latency"], NO_QUANTILES), "model": FIGURES["latency"]["model"]},
 }
 
 
@@ -142,7 +156,7 @@ def test_a_saving_is_told_where_something_may_save(found) -> None:
 
 
 def test_a_report_of_nothing_is_one_section() -> None:
-    latency = dict.fromkeys(("model", "tool", "turn"), NO_QUANTILES)
+    latency = dict.fromkeys(FIGURES["latency"], NO_QUANTILES)
     assert html(report(**{**PLAIN, "routes": {}, "latency": latency})).titles == ["Traffic and money"]
 
 

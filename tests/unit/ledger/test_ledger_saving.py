@@ -21,7 +21,8 @@ from langchain_llmops.ledger.projection import (
 )
 from langchain_llmops.ledger.queries import Figures
 from langchain_llmops.ledger.report import Report
-from tests.support.recorded import NOON, URLS, call, hit, ledger, traffic, url_of
+from langchain_llmops.ledger.success import cost_per_success
+from tests.support.recorded import NOON, URLS, call, embedding, hit, ledger, traffic, url_of
 
 # dollars per million tokens, so that arithmetic by hand is easy
 PRICES = PriceBook(
@@ -115,6 +116,29 @@ async def test_writes_for_an_hour_are_priced_as_such_in_the_baseline(url) -> Non
     assert found["baseline_cost_usd"] == 40.0
 
 
+async def test_embeddings_keep_their_own_price_in_the_baseline(url) -> None:
+    records = [small(), embedding("0.25", usage=Usage(M)), embedding("9", error_kind=ErrorKind.TIMEOUT)]
+    found = await figures(url, [*records, embedding("0", saved=Usage(M), saved_usd=Decimal("0.5"), cache_level="L1")])
+    assert (found["cost_usd"], found["baseline_cost_usd"]) == (1.25, 10.75)
+
+
+async def test_embeddings_between_attempts_do_not_hide_that_an_answer_was_refused(url) -> None:
+    chain = {"who": ("u", "s", "r")}
+    records = [
+        small(rung=0, attempt=1, started_at=NOON, **chain),
+        embedding("0", started_at=NOON + 1, **chain),
+        small(rung=0, attempt=2, started_at=NOON + 2, **chain),
+    ]
+    assert (await figures(url, records))["baseline_cost_usd"] == 10.0
+
+
+async def test_one_session_name_of_two_tenants_is_two_conversations_and_embeddings_have_a_latency(url) -> None:
+    found = await figures(url, [small(), small(), small(tenant="rival"), embedding(latency_s=0.25)])
+    assert found["conversations"] == 2
+    assert found["latency"]["embedding"] == {"p50": 0.25, "p95": 0.25, "p99": 0.25}
+    assert found["latency"]["tool"] == {"p50": None, "p95": None, "p99": None}
+
+
 async def test_an_empty_ledger_makes_a_whole_report(url) -> None:
     found = await figures(url, [])
     assert (found["model_calls"], found["cost_usd"], found["saved_usd"], found["saved_pct"]) == (0, 0.0, 0.0, 0.0)
@@ -172,11 +196,19 @@ async def test_alternatives_come_cheapest_first_and_those_without_a_price_last(u
     ]
 
 
+async def test_the_same_model_costs_the_same_beside_embeddings(url) -> None:
+    records = [small(cost="1"), small(usage=Usage(0, M), cost="2"), *(embedding("0.25") for _ in range(30))]
+    async with ledger(url, records) as sql:
+        found = await alternatives(sql, Filter(), PRICES, ["small", "large"])
+        assert found[0].cost_usd == (await cost_sample(sql, Filter())).total_usd == Decimal("10.5")
+    assert found[1].cost_usd == Decimal("37.5")
+
+
 async def test_models_whose_prices_have_the_same_steps_are_compared_in_one_reading(url) -> None:
     async with ledger(url, [small(usage=Usage(size, 1)) for size in (7, 300_000)]) as sql:
         counted = Counted(sql)
         found = await alternatives(counted, Filter(), PRICES, ["large", "small", "gpt-4o", "gemini-2.5-pro"])
-        assert counted.fetched == 3  # everything, and what is below and above the step of the last
+        assert counted.fetched == 4  # embeddings, everything, and what is below and above the step of the last
         alone = [(await alternatives(sql, Filter(), PRICES, [one.model]))[0] for one in found]
     assert found == alone
 
@@ -210,10 +242,59 @@ async def test_a_sample_is_of_conversations_and_calls_without_a_session_are_one_
     ]
     async with ledger(url, records) as sql:
         sample = await cost_sample(sql, Filter())
-    costs = [0.3, 0.75, 0.125]
-    assert (sample.count, sample.unpriced_calls, sample.total_usd) == (3, 1, Decimal("1.175"))
+    costs = [0.3, 0.75, 0.125, 0]
+    assert (sample.count, sample.sessions, sample.unpriced_calls) == (4, 2, 1)
+    assert (sample.total_usd, sample.overhead_usd) == (Decimal("1.175"), 0)
     assert sample.mean_usd == pytest.approx(mean(costs))
     assert sample.deviation_usd == pytest.approx(stdev(costs))
+
+
+async def test_calls_outside_of_any_conversation_are_shared_evenly(url) -> None:
+    costs = [0.5, 1.0, 1.5]
+    records = [small(who=("u", f"s{number}", None), cost=str(cost)) for number, cost in enumerate(costs)]
+    inside = [embedding("0.25", who=("u", "s0", None)), embedding("0.25", trace_id=records[0].trace_id)]
+    async with ledger(url, [*records, *inside, *(embedding("0.05") for _ in range(10)), call("tool")]) as sql:
+        sample = await cost_sample(sql, Filter())
+    low, high = sample.interval()
+    own = [0.75, 1.0, 1.5, 0]
+    assert (sample.count, sample.sessions) == (4, 4)
+    assert (sample.overhead_usd, sample.overhead_calls) == (Decimal("0.75"), 11)
+    assert sample.mean_usd == pytest.approx(mean(own) + 0.75 / 4)
+    half = student_quantile(3) * stdev(own) / 2
+    assert (low, high) == (pytest.approx(max(0, mean(own) - half) + 0.75 / 4), pytest.approx(sample.mean_usd + half))
+
+
+async def test_a_turn_makes_a_conversation_of_a_trace_and_a_tool_does_not(url) -> None:
+    nobody = ("u", None, None)
+    turn = call("turn", run_id="turn", who=nobody)
+    records = [turn, embedding("0.5", trace_id="turn"), call("tool", who=nobody), call("retriever", who=nobody)]
+    async with ledger(url, [*records, embedding("0.25")]) as sql:
+        sample = await cost_sample(sql, Filter())
+    assert (sample.count, sample.sessions, sample.overhead_calls) == (1, 0, 1)
+    assert sample.mean_usd == 0.75
+
+
+async def test_a_request_named_as_a_session_is_not_that_session(url) -> None:
+    async with ledger(url, [small(who=("u", "same", None)), small(who=("u", None, "same"))]) as sql:
+        sample = await cost_sample(sql, Filter())
+    assert (sample.count, sample.sessions) == (2, 1)
+
+
+async def test_where_nothing_but_embeddings_was_asked_each_request_counts(url) -> None:
+    records = [embedding("0.25", who=("u", None, "r")), embedding("0.5", who=("u", None, "r")), embedding("0.25")]
+    async with ledger(url, [*records, call("tool", who=("u", None, None))]) as sql:
+        sample = await cost_sample(sql, Filter())
+    assert (sample.count, sample.mean_usd, sample.overhead_calls) == (2, 0.5, 0)
+    assert sample.deviation_usd == pytest.approx(stdev([0.75, 0.25]))
+
+
+async def test_all_reports_count_the_same_sessions(url) -> None:
+    records = [*traffic(300, seed=9), small(who=("u", "s1", None), tenant="rival"), embedding()]
+    async with ledger(url, records) as sql:
+        sample, success = await cost_sample(sql, Filter()), await cost_per_success(sql, Filter())
+        found = await Figures(sql, PRICES, since=0.0, baseline_model=None).collect()
+    assert sample.sessions == found["conversations"] == success.unjudged == 4
+    assert sample.total_usd == pytest.approx(Decimal(str(found["cost_usd"])))
 
 
 def test_the_interval_is_students_and_never_below_zero() -> None:
@@ -221,6 +302,7 @@ def test_the_interval_is_students_and_never_below_zero() -> None:
     half = 2.262 * 0.5 / 10**0.5
     assert (low, high) == (pytest.approx(1 - half, abs=1e-3), pytest.approx(1 + half, abs=1e-3))
     assert Sample(2, 1.0, 5.0, Decimal(2), 0).interval()[0] == 0.0
+    assert Sample(2, 1.0, 5.0, Decimal(2), 0, overhead_usd=Decimal(1)).interval()[0] == 0.5
 
 
 def test_one_conversation_has_no_interval() -> None:

@@ -129,6 +129,11 @@ def test_a_snapshot_is_plain_data_by_kind_and_by_name(board) -> None:
     assert told["names"]["tool"]["lookup"]["calls"] == 1
 
 
+def test_money_is_told_in_digits_and_never_as_an_exponent(board) -> None:
+    tell(board, replace(CALL, money=Money(Decimal("4E-8"))))
+    assert board.snapshot()["kinds"]["model"]["cost_usd"] == "0.00000004"
+
+
 def test_scores_of_several_processes_add_up() -> None:
     boards = [Scoreboard(), Scoreboard()]
     for board, latency_s in zip(boards, (0.1, 0.5), strict=True):
