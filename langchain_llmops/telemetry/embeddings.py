@@ -14,12 +14,13 @@ from langchain_core.embeddings import Embeddings
 from langchain_core.runnables.config import ensure_config
 
 from langchain_llmops.core.classify import classify
-from langchain_llmops.core.context import current_identity, identity_from
+from langchain_llmops.core.context import current_identity, identity_from, text_from
 from langchain_llmops.core.errors import ConfigurationError
 from langchain_llmops.core.events import CallFinished
 from langchain_llmops.core.pricing import PriceBook
 from langchain_llmops.core.tokens import TokenCounter, default_token_counter
 from langchain_llmops.core.types import CallRecord, Identity, Unpriced, Usage
+from langchain_llmops.telemetry.usage import LONGEST_COUNTED, count_bounded
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -149,8 +150,7 @@ class ObservedEmbeddings(Embeddings):
         return place or (str(above), str(above))
 
     def _charged(self, record: CallRecord, texts: Sequence[str], reported: list[int]) -> CallRecord:
-        tokens = sum(reported) if reported else sum(self._counter.count(text) for text in texts)
-        usage = Usage(tokens)
+        usage = Usage(sum(reported) if reported else self._estimated(texts))
         price = self._prices.price(self._model, usage, provider=self._provider)
         unpriced = isinstance(price, Unpriced)
         return replace(
@@ -160,6 +160,18 @@ class ObservedEmbeddings(Embeddings):
             unpriced=unpriced,
             money=None if isinstance(price, Unpriced) else price,
         )
+
+    def _estimated(self, texts: Sequence[str]) -> int:
+        """Our own count; of very much text the beginning stands for the rest, as a caller waits for this."""
+        texts = [text_from(text) for text in texts]  # some models embed what is no text
+        tokens = counted = 0
+        for text in texts:
+            tokens += count_bounded(text, self._counter)
+            counted += len(text)
+            if counted >= LONGEST_COUNTED:
+                break
+        whole = sum(map(len, texts))
+        return tokens if counted == whole else round(tokens * whole / counted)
 
     def _publish(self, record: CallRecord) -> None:
         self._bus.publish(CallFinished(record))

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import structlog
 
+from langchain_llmops.core.context import text_from
 from langchain_llmops.core.errors import ConfigurationError
 from langchain_llmops.core.events import CallFinished, Event
-from langchain_llmops.core.redaction import redact
-from langchain_llmops.telemetry.masking import mask_secrets, may_hold_secret
+from langchain_llmops.telemetry.masking import described, mask_secrets, may_hold_secret
+from langchain_llmops.telemetry.names import plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,7 +45,9 @@ Fields = dict[str, Any]
 class CallLog:
     """Writes every `CallRecord` as a JSON object on one line: what has no value is left out, secrets are masked.
 
-    A line that cannot be written, or whose `redact` raises, is dropped: counted in `failures` and logged once.
+    What a failed attempt may have cost (estimated) is `failed_cost_usd`, its parts `failed_input_cost_usd` and so on:
+    `cost_usd` is only in the lines of answers. A line that cannot be written, or whose `redact` raises, is dropped:
+    counted in `failures` and logged once.
 
     Args:
         destination: `logging` (the logger `langchain_llmops.calls` at INFO, so the application decides), `stderr`,
@@ -60,7 +63,7 @@ class CallLog:
         redact: Callable[[Fields], Fields] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        encode = json.JSONEncoder(default=repr).encode
+        encode = json.JSONEncoder(default=text_from).encode
         self._render = structlog.processors.JSONRenderer(serializer=lambda fields, **_: encode(fields))
         self._redact = redact
         self._clock = clock
@@ -74,7 +77,7 @@ class CallLog:
         """Log a finished call."""
         if isinstance(event, CallFinished) and (self._sink is not None or self._logger.isEnabledFor(logging.INFO)):
             try:
-                self._emit(self._line(event.record))
+                self._emit(self._line(plain(event.record)))
             except Exception as error:  # noqa: BLE001 - a full disk or a hook of the user's must not hurt the call
                 self._fail(error)
 
@@ -104,8 +107,7 @@ class CallLog:
     def _fail(self, error: Exception) -> None:
         self.failures += 1
         if self.failures == 1:
-            reason = redact(f"{type(error).__name__}: {error}")
-            _log.error("the call log drops a line, and only counts from now on: %s", reason)
+            _log.error("the call log drops a line, and only counts from now on: %s", described(error))
 
 
 class _Sink(Protocol):
@@ -218,7 +220,7 @@ def _fields(record: CallRecord) -> Fields:
     if record.asks_model:
         _add_tokens(present, record.usage)
     if record.money is not None:
-        _add_costs(present, record.money)
+        _add_costs(present, record.money, "failed_" if record.error_kind is not None else "")
     return present
 
 
@@ -232,13 +234,13 @@ def _add_tokens(fields: Fields, usage: Usage) -> None:
             fields[part] = tokens
 
 
-def _add_costs(fields: Fields, money: Money) -> None:
+def _add_costs(fields: Fields, money: Money, prefix: str) -> None:
     """The whole always, its parts when there are any."""
-    fields["cost_usd"] = _dollars(money.total_usd)
+    fields[f"{prefix}cost_usd"] = _dollars(money.total_usd)
     for field, part in COST_PARTS:
         amount = getattr(money, part)
         if amount:
-            fields[field] = _dollars(amount)
+            fields[prefix + field] = _dollars(amount)
 
 
 def _dollars(amount: Decimal | None) -> str | None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from langchain_llmops.core.context import text_from
 from langchain_llmops.core.redaction import STARTS, redact
 
-__all__ = ["mask_secrets", "masked", "may_hold_secret"]
+__all__ = ["described", "mask_secrets", "masked", "may_hold_secret"]
 
 # Every secret that `core.redaction` finds has one of these in it, and looking for them is twenty times cheaper.
 MARKS: Final = ("=", "://", "sk-", "sk_", "pk-", "pk_", "rk-", "rk_", "lsv2", *STARTS, "earer ", "EARER ")
@@ -23,6 +24,11 @@ def may_hold_secret(text: str) -> bool:
             if word in text:
                 return True
     return False
+
+
+def described(error: Exception) -> str:
+    """An error on one line of a log."""
+    return redact(" ".join(f"{type(error).__name__}: {text_from(error)}".split()))
 
 
 def mask_secrets(fields: dict[str, Any]) -> dict[str, Any]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import OrderedDict
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 from langchain_llmops.core.errors import ConfigurationError, MissingExtraError
 from langchain_llmops.core.events import CallFinished, Event
 from langchain_llmops.telemetry.masking import mask_secrets
-from langchain_llmops.telemetry.names import BoundedNames, storable
+from langchain_llmops.telemetry.names import BoundedNames, plain, storable
 
 try:
     from opentelemetry import metrics, trace
@@ -44,15 +45,22 @@ NAMED_BY: Final[dict[CallKind, str]] = {
     "retriever": "gen_ai.data_source.id",
     "turn": "gen_ai.workflow.name",
 }
-# LangChain's `ls_provider` in the words of the conventions, where they differ.
+# The conventions' words for what LangChain's integrations put into `ls_provider` (or, where they put nothing, for what
+# langchain-core makes of their class names), in lower case and without separators, where the two differ.
 PROVIDERS: Final = {
-    "amazon_bedrock": "aws.bedrock",
-    "azure": "azure.ai.openai",
-    "google_genai": "gcp.gemini",
-    "google_vertexai": "gcp.vertex_ai",
-    "ibm": "ibm.watsonx.ai",
-    "mistralai": "mistral_ai",
-    "moonshot": "moonshot_ai",
+    **dict.fromkeys(("amazon", "amazonbedrock", "aws", "awsbedrock", "bedrock", "bedrockconverse"), "aws.bedrock"),
+    **dict.fromkeys(("anthropicbedrock", "anthropicmantle", "openaimantle"), "aws.bedrock"),
+    **dict.fromkeys(("azureai", "azureaiinference", "azureinference"), "azure.ai.inference"),
+    **dict.fromkeys(("azureaichatcompletionsmodel", "azureaiembeddingsmodel"), "azure.ai.inference"),
+    **dict.fromkeys(("azure", "azureaiopenai", "azureopenai"), "azure.ai.openai"),
+    **dict.fromkeys(("gemini", "googlegenai", "googlegenerativeai"), "gcp.gemini"),
+    "google": "gcp.gen_ai",
+    **dict.fromkeys(("anthropicvertex", "googleanthropicvertex", "googlevertexai", "vertexai"), "gcp.vertex_ai"),
+    **dict.fromkeys(("ibm", "ibmwatsonx", "watsonx", "watsonxai"), "ibm.watsonx.ai"),
+    **dict.fromkeys(("mistral", "mistralai"), "mistral_ai"),
+    **dict.fromkeys(("moonshot", "moonshotai"), "moonshot_ai"),
+    "openaicodex": "openai",
+    "perplexityai": "perplexity",
     "xai": "x_ai",
 }
 
@@ -63,8 +71,8 @@ class OpenTelemetryReader:
     The spans of one request form one trace: its ids follow from the run ids (hashed, as samplers need random ones), so
     that a call that ends before its parent already knows it. Below a span of the application they join its trace.
     Metrics leave out cache hits, which asked no model, and estimated tokens, as the conventions demand; `time per
-    output chunk` is the mean of a call. There is no convention for cost yet: model spans carry `llmops.cost.usd`.
-    Prompts and answers are never exported.
+    output chunk` is the mean of a call. There is no convention for cost yet: model spans carry `llmops.cost.usd`,
+    those of failed attempts `llmops.failed_cost.usd`: what they may have cost. Prompts and answers are never exported.
 
     Args:
         tracer_provider, meter_provider: the SDK's; the global ones when None, also if they are set later.
@@ -100,7 +108,7 @@ class OpenTelemetryReader:
     def __call__(self, event: Event) -> None:
         """Export a finished call."""
         if isinstance(event, CallFinished):
-            record = event.record
+            record = plain(event.record)
             if record.asks_model and record.cache_level is None:
                 self._measure(record)
             if self._tracer is None:
@@ -151,7 +159,7 @@ class OpenTelemetryReader:
         model = self._bounded(record.model or record.name)
         attributes: dict[str, str] = {
             "gen_ai.operation.name": OPERATIONS[record.kind],
-            "gen_ai.provider.name": self._bounded(_provider(record)),
+            "gen_ai.provider.name": self._bounded(_provider(record.provider)),
             "gen_ai.request.model": model,
         }
         if record.error_kind is not None:
@@ -218,8 +226,10 @@ def _digest(run_id: str, size: int) -> int:
     return int.from_bytes(hashlib.blake2b(run_id.encode(), digest_size=size).digest())
 
 
-def _provider(record: CallRecord) -> str:
-    return PROVIDERS.get(record.provider or "", record.provider or "unknown")
+@lru_cache(maxsize=256)
+def _provider(name: str | None) -> str:
+    """As the conventions name it; one that they do not know keeps its name."""
+    return PROVIDERS.get("".join(filter(str.isalnum, name.lower())), name) if name else "unknown"
 
 
 def _error_type(record: CallRecord) -> str:
@@ -251,7 +261,7 @@ def _attributes(record: CallRecord) -> dict[str, Any]:
 def _model_attributes(record: CallRecord) -> dict[str, Any]:
     usage = record.usage
     return {
-        "gen_ai.provider.name": _provider(record),
+        "gen_ai.provider.name": _provider(record.provider),
         "gen_ai.request.model": record.model,
         "gen_ai.request.stream": record.streamed or None,
         "gen_ai.response.model": record.model if record.error_kind is None else None,
@@ -264,7 +274,9 @@ def _model_attributes(record: CallRecord) -> dict[str, Any]:
         "gen_ai.usage.reasoning.output_tokens": usage.reasoning_tokens or None,
         "gen_ai.usage.audio.input_tokens": usage.audio_input_tokens or None,
         "gen_ai.usage.audio.output_tokens": usage.audio_output_tokens or None,
-        "llmops.cost.usd": float(record.cost_usd) if record.money is not None else None,
+        "llmops.cost.usd" if record.error_kind is None else "llmops.failed_cost.usd": (
+            float(record.cost_usd) if record.money is not None else None
+        ),
         "llmops.unpriced": record.unpriced or None,
         "llmops.estimated": record.estimated or None,
         "llmops.cache.level": record.cache_level,

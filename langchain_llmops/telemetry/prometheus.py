@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import time
+import weakref
 from collections import defaultdict, deque
 from collections.abc import Mapping
 from functools import cached_property
@@ -13,8 +16,10 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
+from langchain_llmops.core.context import text_from
 from langchain_llmops.core.events import CacheLooked, CallFinished, Event, FellBack, Retried, Routed
-from langchain_llmops.telemetry.names import BoundedNames, storable
+from langchain_llmops.telemetry.masking import described
+from langchain_llmops.telemetry.names import BoundedNames, shown_name, storable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -39,6 +44,8 @@ PARTS: Final = tuple(
 )
 _Key = tuple[str, str, str, str]
 
+_log = logging.getLogger(__name__)
+
 
 def exposition(registry: CollectorRegistry) -> bytes:
     """The text page for a scrape: of all worker processes in multi-process mode, else of `registry`."""
@@ -57,6 +64,8 @@ class PrometheusReader:
     starts, serve `exposition(reader.registry)` as `text/plain` from any worker, and call
     `prometheus_client.multiprocess.mark_process_dead(pid)` when one ends; a scrape then holds the sums of all workers.
 
+    A call that cannot be counted is dropped: it is in `failures` and `llmops_uncounted_calls`, and the first is logged.
+
     Args:
         registry: where the series live; a private one (`reader.registry`) when None. One reader per registry.
         clock: monotonic seconds.
@@ -73,8 +82,11 @@ class PrometheusReader:
         self._mirrored = clock()
         self._waiting: deque[CallRecord] = deque()
         self._batch = 1 if _multiprocess() else BATCH
+        self.failures = 0
         self.registry.register(_BeforeScrape(self.refresh))
         self._metrics = _Metrics(self.registry)
+        forked = weakref.WeakMethod(self._after_fork)
+        os.register_at_fork(after_in_child=lambda: (begin := forked()) and begin())
 
     def __call__(self, event: Event) -> None:
         """Take one event; calls are counted some at a time, and always before a scrape."""
@@ -103,7 +115,10 @@ class PrometheusReader:
                 record = waiting.popleft()
             except IndexError:  # another thread took the last one
                 return
-            self._call(record)
+            try:
+                self._call(record)
+            except Exception as error:  # noqa: BLE001 - whoever settles, a scrape or a close, did not make this record
+                self._lose(error)
 
     def watch(
         self,
@@ -126,9 +141,20 @@ class PrometheusReader:
             self.registry.register(_Watched(name, documentation, labels, read, counter=counter))
 
     def _call(self, record: CallRecord) -> None:
-        outcome = record.error_kind or ("hit" if record.cache_level else "ok")
-        key = (record.kind, record.model or record.name, record.route or "", outcome)
+        outcome = record.error_kind or ("hit" if record.cache_level is not None else "ok")
+        route = "" if record.route is None else text_from(record.route)
+        key = (record.kind, shown_name(record), route, outcome)
         (self._series.get(key) or self._new_series(key)).add(record)
+
+    def _lose(self, error: Exception) -> None:
+        self.failures += 1
+        self._metrics.uncounted.inc()
+        if self.failures == 1:
+            _log.error("Prometheus misses a call, and only counts such calls from now on: %s", described(error))
+
+    def _after_fork(self) -> None:
+        """What waits here waits in the parent, too, and is counted there."""
+        self._waiting.clear()
 
     def _new_series(self, key: _Key) -> _Series:
         """A name beyond the bound is never a key of its own, or the table would grow where the series do not."""
@@ -183,6 +209,7 @@ class _Metrics:
         self.unpriced = counter("llmops_unpriced_calls", "Calls of models without a price.", "model")
         self.estimated = counter("llmops_estimated_calls", "Calls whose tokens are estimates of ours.", "model")
         self.clamped = counter("llmops_clamped_calls", "Calls whose provider reported impossible tokens.", "model")
+        self.uncounted = counter("llmops_uncounted_calls", "Calls that could not be counted whole.")
         self.looks = counter("llmops_cache_looks", "Cache lookups.", "outcome", "level")
         self.routed = counter("llmops_routed", "Decisions of the router.", "route", "model")
         self.retries = counter("llmops_retries", "Attempts repeated.", "model", "error_kind")

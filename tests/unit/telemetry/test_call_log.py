@@ -114,10 +114,19 @@ def test_every_figure_that_has_a_value_is_in_the_line(log, path) -> None:
         "error_class": "ModelTimeoutError", "prompt_hash": "ab12", "tags": ["beta"], "experiment": "e1", "arm": "b",
         "outcome": "resolved", "content_ref": "s3://b/k", "content": "{}", "input_tokens": 1000, "output_tokens": 200,
         "cache_read_tokens": 300, "cache_write_tokens": 40, "cache_write_1h_tokens": 50, "reasoning_tokens": 60,
-        "audio_input_tokens": 7, "audio_output_tokens": 8, "cost_usd": "0.6", "input_cost_usd": "0.1",
-        "output_cost_usd": "0.2", "fee_usd": "0.3", "cache_read_cost_usd": "0.01",
-        "cache_write_cost_usd": "0.000000001",
+        "audio_input_tokens": 7, "audio_output_tokens": 8, "failed_cost_usd": "0.6", "failed_input_cost_usd": "0.1",
+        "failed_output_cost_usd": "0.2", "failed_fee_usd": "0.3", "failed_cache_read_cost_usd": "0.01",
+        "failed_cache_write_cost_usd": "0.000000001",
     }  # fmt: skip
+
+
+def test_only_lines_of_answers_have_a_cost(log, path) -> None:
+    """What a failed attempt may have cost has names of its own: a sum over `cost_usd` is the ledger's."""
+    log(CallFinished(FULL))
+    log(CallFinished(replace(FULL, error_kind=None)))
+    failed, answered = ({key for key in line if key.endswith("_usd")} - {"saved_usd"} for line in lines(path))
+    assert failed == {f"failed_{key}" for key in answered}
+    assert {"cost_usd", "input_cost_usd", "fee_usd"} < answered
 
 
 def test_no_field_of_a_record_is_forgotten(log, path) -> None:

@@ -19,6 +19,7 @@ from langchain_llmops.core.types import ErrorKind, Identity
 from langchain_llmops.simulator import running
 from langchain_llmops.simulator.faults import FaultPlan
 from langchain_llmops.telemetry.embeddings import ObservedEmbeddings
+from langchain_llmops.telemetry.usage import LONGEST_COUNTED
 
 TEXTS = ["where is my order", "the order is late", "thank you"]
 WHO = Identity(tenant="acme", user="u1", session="s1", request="r1")
@@ -153,6 +154,37 @@ def test_tokens_that_nobody_reports_are_counted_and_flagged(bus, told) -> None:
     tokens = sum(HeuristicTokenCounter().count(text) for text in TEXTS)
     assert (told.only.usage.input_tokens, told.only.estimated) == (tokens, True)
     assert told.only.cost_usd == tokens * Decimal("0.06") / 10**6
+
+
+class Counting(HeuristicTokenCounter):
+    """Knows how much it was made to read."""
+
+    def __init__(self) -> None:
+        self.characters = 0
+
+    def count(self, text: str) -> int:
+        self.characters += len(text)
+        return super().count(text)
+
+
+@pytest.mark.parametrize("texts", [["word " * 400_000], ["word " * 10_000] * 40], ids=["one", "many"])
+def test_of_very_much_text_the_beginning_stands_for_the_rest(bus, told, texts) -> None:
+    """The caller waits for the count: it must not grow with the text."""
+    counter = Counting()
+    ObservedEmbeddings(Words(), bus, counter=counter).embed_documents(texts)
+    assert 0 < counter.characters <= 2 * LONGEST_COUNTED
+    exact = sum(HeuristicTokenCounter().count(text) for text in texts)
+    assert told.only.usage.input_tokens == pytest.approx(exact, rel=0.01)
+    assert told.only.estimated
+
+
+def test_what_is_embedded_and_is_no_text_hurts_nobody(bus, told) -> None:
+    class Pictures(Words):
+        def embed_documents(self, texts):
+            return [[1.0] for _ in texts]
+
+    assert ObservedEmbeddings(Pictures(), bus).embed_documents([{"image": "a.png"}, None]) == [[1.0], [1.0]]
+    assert told.only.usage.input_tokens > 0
 
 
 @pytest.mark.parametrize("given", ["openai:text-embedding-3-small", None])

@@ -26,6 +26,7 @@ from opentelemetry.sdk.trace.sampling import (
     SamplingResult,
     TraceIdRatioBased,
 )
+from opentelemetry.semconv._incubating.attributes.gen_ai_attributes import GenAiProviderNameValues
 from opentelemetry.trace import SpanKind, StatusCode
 
 from langchain_llmops.core.errors import ConfigurationError
@@ -195,15 +196,62 @@ def test_only_model_spans_carry_tokens_and_cost(reader, exporter, kind, name, at
 @pytest.mark.parametrize(
     ("ours", "theirs"),
     [
-        ("azure", "azure.ai.openai"),
         ("amazon_bedrock", "aws.bedrock"),
+        ("anthropic", "anthropic"),
+        ("anthropic-bedrock", "aws.bedrock"),
+        ("anthropic-mantle", "aws.bedrock"),
+        ("openai-mantle", "aws.bedrock"),
+        ("bedrock", "aws.bedrock"),
+        ("azure", "azure.ai.openai"),
+        ("azure_openai", "azure.ai.openai"),
+        ("azure_ai", "azure.ai.inference"),
+        ("azureaichatcompletionsmodel", "azure.ai.inference"),
+        ("cohere", "cohere"),
+        ("deepseek", "deepseek"),
         ("google_genai", "gcp.gemini"),
+        ("googlegenerativeai", "gcp.gemini"),
+        ("google_vertexai", "gcp.vertex_ai"),
+        ("google_anthropic_vertex", "gcp.vertex_ai"),
+        ("anthropicvertex", "gcp.vertex_ai"),
+        ("google", "gcp.gen_ai"),
+        ("groq", "groq"),
+        ("ibm", "ibm.watsonx.ai"),
+        ("watsonx", "ibm.watsonx.ai"),
+        ("mistral", "mistral_ai"),
+        ("mistralai", "mistral_ai"),
+        ("moonshot", "moonshot_ai"),
+        ("openai", "openai"),
+        ("openai-codex", "openai"),
+        ("perplexity", "perplexity"),
+        ("xai", "x_ai"),
+        ("fireworks", "fireworks"),
+        ("together", "together"),
+        ("ollama", "ollama"),
+        ("My-Own", "My-Own"),
         (None, "unknown"),
     ],
 )
-def test_a_provider_is_named_as_the_conventions_name_it(reader, exporter, ours, theirs) -> None:
+def test_a_provider_is_named_as_the_conventions_name_it(reader, exporter, measured, ours, theirs) -> None:
     tell(reader, replace(CALL, provider=ours))
     assert spans(exporter)["chat gpt-4o"].attributes["gen_ai.provider.name"] == theirs
+    (attributes,) = points(measured, "gen_ai.client.operation.duration")
+    assert ("gen_ai.provider.name", theirs) in attributes
+
+
+def test_every_translation_is_a_word_of_the_conventions() -> None:
+    """`moonshot_ai` is newer than the installed package."""
+    known = {word.value for word in GenAiProviderNameValues} | {"moonshot_ai"}
+    assert set(otel.PROVIDERS.values()) <= known
+    assert all(word.isalnum() and word == word.lower() for word in otel.PROVIDERS)
+
+
+def test_only_spans_of_answers_carry_a_cost(reader, exporter) -> None:
+    """What a failed attempt may have cost has a name of its own: a sum over `llmops.cost.usd` is the ledger's."""
+    tell(reader, replace(BARE, error_kind=ErrorKind.TIMEOUT, estimated=True), replace(BARE, model="answered"))
+    told = spans(exporter)
+    failed, answered = told["chat gpt-4o"].attributes, told["chat answered"].attributes
+    assert ("llmops.cost.usd" in failed, failed["llmops.failed_cost.usd"]) == (False, pytest.approx(0.3))
+    assert ("llmops.failed_cost.usd" in answered, answered["llmops.cost.usd"]) == (False, pytest.approx(0.3))
 
 
 def test_a_failed_call_is_a_failed_span(reader, exporter, measured) -> None:

@@ -301,6 +301,72 @@ def test_one_scrape_holds_the_sums_of_all_worker_processes(tmp_path) -> None:
     assert samples["llmops_dropped_total", (("reader", "ledger"),)] == 27
 
 
+FORK = """
+import os
+from decimal import Decimal
+from langchain_llmops.core.events import CallFinished
+from langchain_llmops.core.types import CallRecord
+from langchain_llmops.telemetry.prometheus import PrometheusReader, exposition
+
+call = CallRecord(kind="model", run_id="r", trace_id="t", name="m", started_at=0.0, latency_s=0.3)
+reader = PrometheusReader()
+reader(CallFinished(call))
+reader._waiting.append(call)  # as when the fork comes between a call and its counting
+child = os.fork()
+if child == 0:
+    reader(CallFinished(call))
+    reader.refresh()
+    counted = reader.registry.get_sample_value("llmops_call_duration_seconds_count", {"kind": "model", "name": "m"})
+    os._exit(int(counted))
+_, status = os.waitpid(child, 0)
+lines = exposition(reader.registry).decode().splitlines()
+(counted,) = [line.split()[-1] for line in lines if line.startswith("llmops_calls_total{")]
+print(os.waitstatus_to_exitcode(status), counted)
+"""
+
+
+@pytest.mark.parametrize(
+    ("several", "told"), [(False, "1 2.0"), (True, "1 3.0")], ids=["one process", "several processes"]
+)
+def test_a_forked_child_counts_no_call_that_waits_in_its_parent(tmp_path, several, told) -> None:
+    """The parent's two calls and the child's one: a page of all processes has three, the child's own figure is one."""
+    done = subprocess.run(
+        [sys.executable, "-c", FORK],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={"PYTHONPATH": ":".join(sys.path)} | ({"PROMETHEUS_MULTIPROC_DIR": str(tmp_path)} if several else {}),
+    )
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, told, "")
+
+
+KILLED = """
+import os, signal
+from langchain_llmops.core.events import CallFinished
+from langchain_llmops.core.types import CallRecord
+from langchain_llmops.telemetry.prometheus import PrometheusReader
+
+call = CallRecord(kind="model", run_id="r", trace_id="t", name="m", started_at=0.0, latency_s=0.3)
+reader = PrometheusReader()
+for _ in range(3):
+    reader(CallFinished(call))
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_worker_that_is_killed_has_counted_all_its_calls(tmp_path) -> None:
+    """No call waits where only what is in the shared files outlives the process."""
+    env = {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path), "PYTHONPATH": ":".join(sys.path)}
+    subprocess.run([sys.executable, "-c", KILLED], check=False, timeout=60, env=env)
+    scrape = (
+        "from prometheus_client import CollectorRegistry\n"
+        "from langchain_llmops.telemetry.prometheus import exposition\n"
+        "print(exposition(CollectorRegistry()).decode())\n"
+    )
+    page = subprocess.run([sys.executable, "-c", scrape], capture_output=True, text=True, timeout=60, env=env).stdout
+    assert 'llmops_calls_total{kind="model",name="m",outcome="ok",route=""} 3.0' in page
+
+
 def test_names_of_turns_crowd_out_no_model() -> None:
     reader = PrometheusReader()
     for number in range(300):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import threading
 from dataclasses import replace
@@ -63,6 +64,15 @@ def test_only_answers_of_the_model_itself_say_how_fast_it_is(board) -> None:
 def test_a_cancelled_call_is_nobodys_error(board) -> None:
     tell(board, CALL, replace(CALL, error_kind=ErrorKind.CANCELLED))
     assert board.error_rate("gpt-4o") == 0.0
+
+
+def test_what_failed_attempts_may_have_cost_is_counted_apart(board) -> None:
+    failed = replace(CALL, error_kind=ErrorKind.TIMEOUT, estimated=True)
+    tell(board, CALL, failed, replace(failed, error_kind=ErrorKind.CANCELLED))
+    score = board.score("gpt-4o")
+    assert (score.cost_usd, score.failed_cost_usd) == (Decimal("0.3"), Decimal("0.6"))
+    told = board.snapshot()["kinds"]["model"]
+    assert (told["cost_usd"], told["failed_cost_usd"]) == ("0.3", "0.6")
 
 
 def test_nothing_is_known_of_a_model_that_was_not_called(board) -> None:
@@ -184,6 +194,41 @@ def test_a_run_of_langchain_reaches_the_board(board, bus, handler, clock) -> Non
     bus.subscribe(board)
     ScriptedModel().invoke("hi", {"callbacks": [handler]})
     assert board.score("gpt-4o-mini").calls == 1
+
+
+FORK = """
+import os
+import signal
+from langchain_llmops.core.events import CallFinished
+from langchain_llmops.core.types import CallRecord
+from langchain_llmops.telemetry.scoreboard import Scoreboard
+
+call = CallFinished(CallRecord(kind="model", run_id="r", trace_id="r", name="m", started_at=0.0, latency_s=0.3))
+board = Scoreboard(window_s=3600.0)
+board(call)
+board.score()
+board(call)
+board._lock.acquire()  # as when another thread is counting
+child = os.fork()
+if child == 0:
+    signal.alarm(10)
+    board(call)
+    os._exit(board.score().calls)
+board._lock.release()
+_, status = os.waitpid(child, 0)
+print(os.waitstatus_to_exitcode(status), board.score().calls)
+"""
+
+
+def test_a_forked_child_knows_its_own_calls_only_and_waits_for_no_thread_of_its_parent() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FORK],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={"PYTHONPATH": ":".join(sys.path)},
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "1 2\n", "")
 
 
 @pytest.mark.parametrize("wrong", [{"windows": 0}, {"window_s": 0.0}, {"max_names": 0}])
