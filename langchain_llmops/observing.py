@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import re
 from typing import TYPE_CHECKING, Any, Final
@@ -67,7 +66,7 @@ class Observers:
         if trace_id is None:
             _log.warning("feedback on %r, which the ledger does not know (yet): it is kept under that id", wanted)
         await self.ledger.afeedback(run_id, score, key=key, tenant=self._tenant, comment=comment)
-        await asyncio.to_thread(self.tracing.feedback, run_id, trace_id, key, score, comment)
+        await self.tracing.feedback(run_id, trace_id, key, score, comment)
 
     async def share_link(self, wanted: str) -> str:
         """A public address of the run's trace."""
@@ -79,10 +78,12 @@ class Observers:
         try:
             await self.ledger.aclose()
         finally:
-            self.metrics.refresh()
-            self.tracing.close()  # in no thread of a pool: there is none any more while the interpreter ends
-            if self._call_log is not None:
-                self._call_log.close()
+            try:
+                await self.tracing.close()
+            finally:
+                self.metrics.refresh()
+                if self._call_log is not None:
+                    self._call_log.close()
 
     async def _find(self, wanted: str) -> tuple[str, str | None]:
         """Run and trace of a run id, of an answer's message id, or of a request or trace (then its root run)."""
@@ -94,7 +95,7 @@ class Observers:
         return (own[0][0], own[0][1]) if own else (wanted, None)
 
     def _watch(self, bus: Bus, handler: OpsCallbackHandler) -> None:
-        watch, ledger = self.metrics.watch, self.ledger
+        watch, ledger, tracing = self.metrics.watch, self.ledger, self.tracing
         watch("llmops_bare_records", "Records made without figures.", lambda: handler.failures, counter=True)
         watch("llmops_open_runs", "Runs that have started and not ended.", lambda: handler.open_runs)
         watch("llmops_ledger_buffered_rows", "Records that wait to be written.", lambda: ledger.buffered)
@@ -105,6 +106,13 @@ class Observers:
             "Events that a reader failed on.",
             lambda: bus.failures,
             label="reader",
+            counter=True,
+        )
+        watch(
+            "llmops_trace_losses",
+            "Runs and feedback that LangSmith did not take.",
+            lambda: tracing.losses,
+            label="what",
             counter=True,
         )
         log = self._call_log

@@ -4,25 +4,53 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from functools import cached_property
-from typing import TYPE_CHECKING, Final
+import re
+import threading
+import time
+from collections import Counter
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Final, TypeVar
 from urllib.parse import urlsplit
 
 from langsmith import Client
-from langsmith.utils import LangSmithError, get_host_url, get_tracer_project, tracing_is_enabled
+from langsmith.utils import (
+    LangSmithError,
+    LangSmithNotFoundError,
+    get_host_url,
+    get_tracer_project,
+    tracing_is_enabled,
+)
 
 from langchain_llmops.core.errors import ConfigurationError, LLMOpsError
+from langchain_llmops.sending import BoundedLangSmithRetry, BoundedSession, Outbox
 from langchain_llmops.telemetry.anonymize import Anonymizer
 from langchain_llmops.telemetry.tracer import OpsTracer, RecentRecords
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from concurrent.futures import Future
+
     from langchain_llmops.core.events import Bus
     from langchain_llmops.core.settings import Settings
     from langchain_llmops.telemetry.handler import OpsCallbackHandler
 
 __all__ = ["Tracing"]
 
+T = TypeVar("T")
+
 LOOPBACK: Final = frozenset(("localhost", "127.0.0.1", "::1"))
+
+TIMEOUT_MS: Final = (3_000, 5_000)  # to connect, and for an answer
+FLUSH_S: Final = 3.0
+PAUSES_S: Final = (0.1, 0.3, 0.6, 1.0, 2.0)
+PATIENCE_S: Final = 4.0
+SHARE_S: Final = 15.0
+CLOSE_S, GRACE_S = 8.0, 2.0
+MAX_WAITING: Final = 1000
+
+FAILURES: Final = (LangSmithError, OSError, KeyError, ValueError)
+# LangSmith's errors name the runs that were in what was sent
+RUN: Final = re.compile(r"trace=[0-9a-f-]{36},id=([0-9a-f-]{36})")
 
 _log = logging.getLogger(__name__)
 
@@ -37,6 +65,11 @@ class Tracing:
         self._settings = settings
         self._handler = handler
         self._bus = bus
+        self._session = BoundedSession()
+        self._outbox = Outbox()
+        self._lost = Counter(runs=0, feedback=0)
+        self._told_lost = 0
+        self._lock = threading.Lock()
 
     def active(self) -> OpsTracer | None:
         """The tracer; None while tracing is off."""
@@ -45,8 +78,14 @@ class Tracing:
     @cached_property
     def client(self) -> Client:
         """Our own client: it samples whole traces, and masks what it sends when told to."""
-        anonymizer = self._anonymizer if self._settings.trace_anonymize else None
-        return Client(anonymizer=anonymizer, tracing_sampling_rate=self._settings.trace_sample_rate)
+        return Client(
+            anonymizer=self._anonymizer if self._settings.trace_anonymize else None,
+            tracing_sampling_rate=self._settings.trace_sample_rate,
+            session=self._session,
+            retry_config=BoundedLangSmithRetry.of(self._session),
+            timeout_ms=TIMEOUT_MS,
+            tracing_error_callback=self._lose_runs,
+        )
 
     @cached_property
     def tracer(self) -> OpsTracer:
@@ -63,37 +102,99 @@ class Tracing:
             mask=self._anonymizer if self._settings.trace_anonymize else None,
         )
 
-    def feedback(self, run_id: str, trace_id: str | None, key: str, score: float, comment: str | None) -> None:
-        """Tell LangSmith too; when it cannot be reached that is logged, as the ledger has the feedback already."""
+    @property
+    def losses(self) -> Mapping[str, int]:
+        """How many `runs` and how much `feedback` LangSmith did not take; a run counts in every batch it was in."""
+        return self._lost
+
+    async def feedback(self, run_id: str, trace_id: str | None, key: str, score: float, comment: str | None) -> None:
+        """Tell LangSmith too, and wait for it a moment; what it does not take is counted and logged.
+
+        The ledger has the feedback already.
+        """
         if not tracing_is_enabled():
             return
-        if comment is not None and self._settings.trace_anonymize:
-            comment = self._anonymizer.text(comment)
-        try:
-            self.client.create_feedback(
-                run_id, key, score=score, comment=comment, trace_id=trace_id, session_id=self._project_id
-            )
-        except LangSmithError as error:
-            _log.warning("LangSmith did not take the feedback, which is in the ledger: %s", type(error).__name__)
+        if self._outbox.waiting >= MAX_WAITING:
+            self._lose_feedback("too much waits already")
+            return
+        told = self._outbox.submit(partial(self._tell, run_id, trace_id, key, score, comment))
+        await _moment(told, PATIENCE_S)
 
     async def share_link(self, run_id: str, trace_id: str) -> str:
         """Make a trace public and return its address; raises `LLMOpsError` when LangSmith does not answer."""
         if not tracing_is_enabled():
             raise ConfigurationError("a share link needs LANGSMITH_TRACING=true and LANGSMITH_API_KEY")
+        shared = self._outbox.submit(partial(self._once_there, partial(self._share, run_id, trace_id)))
         try:
-            token = await asyncio.to_thread(self._share, run_id, trace_id)
-        except (LangSmithError, OSError, KeyError, ValueError) as error:
+            token = await asyncio.wait_for(asyncio.wrap_future(shared), SHARE_S)
+        except FAILURES as error:
             raise LLMOpsError(f"LangSmith made no share link ({type(error).__name__})") from error
         return f"{self._pages}/public/{token}/r"
 
-    def close(self) -> None:
-        """Send what is buffered."""
+    async def close(self) -> None:
+        """Send what is buffered, within `CLOSE_S`; one line of the log tells what was lost."""
         if "client" in self.__dict__:
-            self.client.flush()
+            self._session.end_within(CLOSE_S)
+            sent = self._outbox.submit(self._send_rest)
+            await _moment(sent, CLOSE_S + GRACE_S)
+        lost, self._told_lost = sum(self._lost.values()) - self._told_lost, sum(self._lost.values())
+        if lost:
+            _log.error(
+                "LangSmith did not take everything: %d runs and %d feedback are lost to it (llmops_trace_losses)",
+                self._lost["runs"],
+                self._lost["feedback"],
+            )
 
     @cached_property
     def _anonymizer(self) -> Anonymizer:
         return Anonymizer()
+
+    def _tell(self, run_id: str, trace_id: str | None, key: str, score: float, comment: str | None) -> None:
+        if comment is not None and self._settings.trace_anonymize:
+            comment = self._anonymizer.text(comment)
+
+        def create() -> None:
+            self.client.create_feedback(
+                run_id,
+                key,
+                score=score,
+                comment=comment,
+                trace_id=trace_id,
+                session_id=self._project_id,
+                stop_after_attempt=1,
+            )
+
+        try:
+            if self.client._should_sample(trace_id or run_id):  # noqa: SLF001 - without its runs there may be no project
+                self._once_there(create)
+        except FAILURES as error:
+            self._lose_feedback(type(error).__name__)
+
+    def _once_there(self, call: Callable[[], T]) -> T:
+        """The result of `call`, tried again while LangSmith has not found what was sent just now."""
+        self.client.flush(timeout=min(FLUSH_S, self._session.left_s))
+        for pause_s in PAUSES_S:
+            try:
+                return call()
+            except LangSmithNotFoundError:
+                time.sleep(min(pause_s, self._session.left_s))
+        return call()
+
+    def _send_rest(self) -> None:
+        self.client.flush(timeout=self._session.left_s)
+        if self._session.left_s:
+            self._session.go_on()
+        else:
+            self.client.flush(timeout=GRACE_S)  # every send fails at once now, and is counted
+
+    def _lose_runs(self, error: Exception) -> None:
+        with self._lock:
+            self._lost["runs"] += len(set(RUN.findall(str(error)))) or 1
+
+    def _lose_feedback(self, reason: str) -> None:
+        with self._lock:
+            self._lost["feedback"] += 1
+        _log.warning("LangSmith did not take the feedback, which is in the ledger: %s", reason)
 
     def _share(self, run_id: str, trace_id: str) -> str:
         # what `client.runs.share.create` sends, which leaves a connection open that nobody can close
@@ -114,3 +215,10 @@ class Tracing:
     @cached_property
     def _project_id(self) -> str:
         return str(self.client.read_project(project_name=self._project).id)
+
+
+async def _moment(work: Future[None], seconds: float) -> None:
+    """Wait for work, which goes on when the time is over; raises what it raised until then."""
+    done, _ = await asyncio.wait([asyncio.wrap_future(work)], timeout=seconds)
+    for one in done:
+        one.result()

@@ -27,7 +27,7 @@ MAX_MEDIAN_BODY, MAX_P95_BODY, MAX_BODY = 9, 40, 100
 
 THINKING = {"telemetry", "router", "tokens", "batching", "alerts"}
 REMEMBERING = {"ledger", "cache", "resilience", "limits", "checkpoint", "experiments", "evaluation"}
-JOINING = {"stack", "models", "parts", "tracing", "observing", "middleware", "recorder"}
+JOINING = {"stack", "models", "parts", "sending", "tracing", "observing", "middleware", "recorder"}
 BELOW_JOINING = {"core", "stores"} | THINKING | REMEMBERING
 # Who may import which room ("core") or single module ("stores.base"); a room always reads its own modules.
 MAY_IMPORT: dict[str, set[str]] = {
@@ -37,7 +37,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     **dict.fromkeys(REMEMBERING, {"core", "stores.base"}),
     "models": {"core"},
     "parts": BELOW_JOINING,
-    "tracing": BELOW_JOINING,
+    "sending": set(),
+    "tracing": BELOW_JOINING | {"sending"},
     "observing": BELOW_JOINING | {"parts", "tracing"},
     "middleware": BELOW_JOINING,
     "recorder": BELOW_JOINING,
@@ -61,7 +62,7 @@ THIRD_PARTY: dict[str, tuple[str, ...]] = {
     "langchain.tools": ("demo/",),
     "langchain_core": ("",),
     "langgraph": ("checkpoint/", "demo/", "middleware/"),
-    "langsmith": ("tracing.py", "telemetry/runs.py"),
+    "langsmith": ("sending.py", "tracing.py", "telemetry/runs.py"),
     "obstore": ("stores/objects.py", "stores/memory.py"),
     "opentelemetry": ("telemetry/otel.py",),
     "platformdirs": ("core/settings.py",),
@@ -77,12 +78,14 @@ THIRD_PARTY: dict[str, tuple[str, ...]] = {
     ),
     "pydantic_settings": ("core/settings.py",),
     "redis": ("stores/redis.py",),
+    "requests": ("sending.py",),
     "rich": ("cli/", "ledger/report.py"),
     "sqlite3": ("stores/sqlite.py", "stores/memory.py"),
     "starlette": ("recorder/api.py",),
     "structlog": ("telemetry/logs.py",),
     "tiktoken": ("core/tokens.py",),
     "typer": ("cli/",),
+    "urllib3": ("sending.py",),
     "uvicorn": ("recorder/running.py",),
     "yaml": ("simulator/",),
     "zstandard": ("core/envelope.py", "recorder/wire.py"),
