@@ -48,6 +48,7 @@ class Observers:
         redact: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
     ) -> None:
         self._tenant = settings.tenant
+        self._handler = handler
         self.ledger = build_ledger(settings)
         self.metrics = PrometheusReader(registry)
         self.scoreboard = Scoreboard()
@@ -74,7 +75,8 @@ class Observers:
         return await self.tracing.share_link(run_id, trace_id or run_id)
 
     async def close(self) -> None:
-        """Write and send what is buffered."""
+        """Write and send what is buffered, what is still open included."""
+        self._handler.close()
         try:
             await self.ledger.aclose()
         finally:
@@ -98,6 +100,9 @@ class Observers:
         watch, ledger, tracing = self.metrics.watch, self.ledger, self.tracing
         watch("llmops_bare_records", "Records made without figures.", lambda: handler.failures, counter=True)
         watch("llmops_open_runs", "Runs that have started and not ended.", lambda: handler.open_runs)
+        watch(
+            "llmops_cut_contents", "Contents too long to be kept whole.", lambda: handler.cut + ledger.cut, counter=True
+        )
         watch("llmops_ledger_buffered_rows", "Records that wait to be written.", lambda: ledger.buffered)
         watch("llmops_ledger_dropped_rows", "Records that the ledger lost.", lambda: ledger.dropped, counter=True)
         watch("llmops_ledger_failures", "Writes of the ledger that failed.", lambda: ledger.failures, counter=True)
@@ -108,6 +113,8 @@ class Observers:
             label="reader",
             counter=True,
         )
+        board = self.scoreboard
+        watch("llmops_unscored_calls", "Calls the scoreboard could not count.", lambda: board.failures, counter=True)
         watch(
             "llmops_trace_losses",
             "Runs and feedback that LangSmith did not take.",

@@ -23,7 +23,7 @@ from langchain_llmops import ConfigurationError, LLMOps, Settings
 from langchain_llmops.core.concurrency import run_sync
 from langchain_llmops.core.errors import FallbackExhaustedError, ThreadOwnerMismatch
 from langchain_llmops.simulator import FaultPlan, Scripted, running
-from tests.support.models import ScriptedModel
+from tests.support.models import Hang, ScriptedModel
 
 SCRIPT = [
     {"when": {"last_role": "tool"}, "reply": {"content": "It is shipped."}},
@@ -289,6 +289,17 @@ def test_everything_is_written_at_exit_without_close(tmp_path, simulator):
     with sqlite3.connect(tmp_path / "ledger.db") as connection:
         assert connection.execute("SELECT COUNT(*), MIN(user_id) FROM llmops_calls").fetchone() == (1, "u")
     connection.close()
+
+
+async def test_calls_that_are_open_at_the_close_are_recorded_as_cut_off(settings):
+    hang = Hang()
+    with LLMOps(settings) as ops:
+        task = asyncio.create_task(ScriptedModel(hang).ainvoke("hi", me(ops)))
+        await hang.reached.wait()
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    with LLMOps(settings) as ops:
+        assert ops.report(since=0).as_dict()["failed_attempts"]["count"] == 1
 
 
 def test_closing_twice_and_from_another_thread_is_safe(settings, simulator):
