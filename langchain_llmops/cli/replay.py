@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from dataclasses import asdict, dataclass, replace
 from decimal import Decimal
 from pathlib import Path  # noqa: TC003 - typer reads it from the signature
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 from uuid import uuid4
 
 import typer
@@ -18,14 +19,14 @@ from langchain_llmops.cli.scope import Scope, plain, settings_for
 from langchain_llmops.cli.tables import Column, Sheet, count, emit, seconds, text, usd
 from langchain_llmops.core.errors import ConfigurationError
 from langchain_llmops.core.events import CallFinished, Event
-from langchain_llmops.core.redaction import redact
+from langchain_llmops.core.redaction import is_redacted, redact
 from langchain_llmops.ledger.calls import CALL, Call, read_call
 from langchain_llmops.ledger.filters import REPLAY_TAG, Filter
 from langchain_llmops.ledger.report import counted
 from langchain_llmops.ledger.tree import records_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from langchain_core.language_models import BaseChatModel
     from langchain_core.runnables import RunnableConfig
@@ -35,15 +36,21 @@ if TYPE_CHECKING:
 
 __all__ = ["replay"]
 
+# how `telemetry.masking` ends a long text, and `ledger.buffer` content that is long as a whole
+TEXT_CUT: Final = re.compile(r" \[\d+ characters left out\]\Z")
+CONTENT_CUT: Final = re.compile(r"… \[\d+ characters cut by the ledger\]\Z")
+
 
 @dataclass(frozen=True)
 class _Recorded:
-    """An answered model call, with what was asked and said."""
+    """An answered model call, with what was asked and said, and whether long texts or secrets of it are missing."""
 
     call: Call
     messages: list[BaseMessage]
     tools: list[Any]
     answer: str
+    cut: bool
+    masked: bool
 
 
 @dataclass(frozen=True)
@@ -97,9 +104,12 @@ def replay(
         "replayed": wanted,
         "model": model,
         "sampling": "model defaults",
+        "cut": any(one.cut for one in recorded),
+        "masked": any(one.masked for one in recorded),
         "total": {"recorded": _total(pairs, 0), "replayed": _total(pairs, 1)},
     }
-    emit(scope.form, [_json_sheet(pairs)] if as_json else _tables(pairs), facts=facts, notes=_notes(pairs))
+    sheets = [_json_sheet(recorded, pairs)] if as_json else _tables(pairs)
+    emit(scope.form, sheets, facts=facts, notes=[*_missing(recorded), *_notes(pairs)])
     if all(side.failed for side in given):
         raise typer.Exit(1)
 
@@ -132,15 +142,29 @@ def _replayable(rows: Sequence[Row], wanted: str) -> list[_Recorded]:
 
 
 def _parsed(content: str, call: Call) -> _Recorded:
+    if CONTENT_CUT.search(content):
+        raise ConfigurationError(
+            f"the content of run {call.run_id} was too long for the ledger and is cut; it cannot be replayed"
+        )
     try:
         kept = json.loads(content)
         messages = convert_to_messages(kept["messages"])
-        return _Recorded(call, messages, list(kept.get("tools") or ()), _said(kept["answer"]))
+        texts = list(_texts(kept))
+        cut, masked = any(map(TEXT_CUT.search, texts)), any(map(is_redacted, texts))
+        return _Recorded(call, messages, list(kept.get("tools") or ()), _said(kept["answer"]), cut, masked)
     except (ValueError, KeyError, TypeError, AttributeError, NotImplementedError) as error:
         raise ConfigurationError(
             f"the content of run {call.run_id} cannot be read ({type(error).__name__}): it was cut, or recorded by"
             " another version"
         ) from error
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _texts(item)
 
 
 def _said(answer: Any) -> str:
@@ -232,8 +256,12 @@ def _total(pairs: Sequence[tuple[_Side, _Side]], which: int) -> dict[str, Any]:
     }
 
 
-def _json_sheet(pairs: Sequence[tuple[_Side, _Side]]) -> Sheet:
-    return Sheet("calls", "", {}, [{"recorded": asdict(old), "replayed": asdict(new)} for old, new in pairs])
+def _json_sheet(recorded: Sequence[_Recorded], pairs: Sequence[tuple[_Side, _Side]]) -> Sheet:
+    rows = [
+        {"cut": one.cut, "masked": one.masked, "recorded": asdict(old), "replayed": asdict(new)}
+        for one, (old, new) in zip(recorded, pairs, strict=True)
+    ]
+    return Sheet("calls", "", {}, rows)
 
 
 def _tables(pairs: Sequence[tuple[_Side, _Side]]) -> list[Sheet]:
@@ -256,6 +284,17 @@ def _rows(old: dict[str, Any], new: dict[str, Any]) -> list[dict[str, str]]:
         for name, show in shown.items()
         if name in old
     ]
+
+
+def _missing(recorded: Sequence[_Recorded]) -> list[str]:
+    cut, masked = sum(one.cut for one in recorded), sum(one.masked for one in recorded)
+    notes = {
+        f"{cut} of {len(recorded)} calls had texts cut when they were recorded: only what was kept was asked and is"
+        " compared.": cut,
+        f"{masked} of {len(recorded)} calls had secrets masked when they were recorded: *** was asked and is compared"
+        " in their place.": masked,
+    }
+    return [note for note, holds in notes.items() if holds]
 
 
 def _notes(pairs: Sequence[tuple[_Side, _Side]]) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from urllib.parse import urlsplit
 
-__all__ = ["STARTS", "redact", "redact_url"]
+__all__ = ["STARTS", "is_redacted", "redact", "redact_url"]
 
 _WORD = re.compile(r"\S+")
 _NAMED = r"(?i)(?<![\w-])([\w-]*(?:password|passwd|secret|token|api[_-]?key|access[_-]?key|account[_-]?key))"
@@ -16,6 +16,9 @@ _BEARER = re.compile(r"(?i)\b(bearer )[A-Za-z0-9._~+/=-]{8,}")
 STARTS = ("ghp_", "gho_", "ghs_", "ghu_", "github_pat_", "glpat-", "xoxb-", "xoxp-", "AKIA", "ASIA", "AIza", "eyJ")
 _STARTS = re.compile(rf"\b({'|'.join(STARTS)})[A-Za-z0-9_.-]{{12,}}")
 _API_KEY = re.compile(r"\b(sk|lsv2|pk|rk)[-_][A-Za-z0-9_\-]{8,}")
+_REDACTED = re.compile(
+    rf"{_NAMED}(=|[\"']?:[ \t]{{0,4}}[\"']?)\*\*\*|://\*\*\*@|\b(bearer |(sk|lsv2|pk|rk)-|{'|'.join(STARTS)})\*\*\*"
+)
 
 
 def redact(text: str) -> str:
@@ -26,6 +29,11 @@ def redact(text: str) -> str:
     text = _KEY_COLON_VALUE.sub(r"\1\2***", text)
     text = _STARTS.sub(r"\1***", _BEARER.sub(r"\1***", text))
     return _API_KEY.sub(r"\1-***", text)
+
+
+def is_redacted(text: str) -> bool:
+    """Whether `redact` has masked something in it, or somebody who writes the same."""
+    return "***" in text and _REDACTED.search(text) is not None
 
 
 def _without_userinfo(word: re.Match[str]) -> str:

@@ -5,9 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import multiprocessing
 import os
+import threading
 import weakref
 from collections import deque
+from functools import partial
+from multiprocessing.util import Finalize
 from typing import TYPE_CHECKING, Final
 
 from langchain_llmops.core.concurrency import DOOR
@@ -21,7 +25,7 @@ from langchain_llmops.core.redaction import redact
 from langchain_llmops.ledger.batch import Batch, probe
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from langchain_llmops.ledger.buffer import Buffer, Entry
     from langchain_llmops.stores.base import Sql
@@ -36,6 +40,10 @@ BREATH_ROWS: Final = 200  # built without letting the loop's other work in: abou
 RETRY_AFTER_S: Final = 1.0
 RETRY_MAX_S: Final = 60.0
 CLOSE_TIMEOUT_S: Final = 30.0
+CHILD_END_TIMEOUT_S: Final = 5.0
+FORK_TIMEOUT_S: Final = 1.0
+YIELD_S: Final = 0.001
+LAST: Final = -100  # multiprocessing's own queues and pools end at -5 and above
 
 
 class Background:
@@ -44,10 +52,15 @@ class Background:
     Rows leave the buffer only when their transaction has committed. A write that fails is counted in `failures`, logged
     once for each kind of failure until one succeeds, and tried again at growing pauses.
 
+    A process that `multiprocessing` started and that ends after its target writes what waits, within
+    `CHILD_END_TIMEOUT_S`: it runs no `atexit`. Nothing runs in one that ends by a signal or `os._exit`.
+
     Args:
         sql: the database, with its tables in place.
         upkeep: done after a successful write.
     """
+
+    _at_end: Finalize[None] | None
 
     def __init__(
         self, buffer: Buffer, sql: Callable[[], Awaitable[Sql]], upkeep: Callable[[], Awaitable[None]]
@@ -57,12 +70,16 @@ class Background:
         self._upkeep = upkeep
         self.failures = 0
         self._begin_life()
-        forked = weakref.WeakMethod(self._after_fork)
-        os.register_at_fork(after_in_child=lambda: (begin := forked()) and begin())
+        forking, forked, begun = map(weakref.WeakMethod, (self._before_fork, self._after_fork, self._begin_in_child))
+        os.register_at_fork(
+            before=partial(_call, forking), after_in_parent=partial(_call, forked), after_in_child=partial(_call, begun)
+        )
 
     def wake(self, *, hurry: bool = False) -> None:
         """There is something to write, soon or now; from any thread."""
         self.awake = True
+        if self._at_end is None and multiprocessing.parent_process() is not None:
+            self._at_end = Finalize(None, _call, (weakref.WeakMethod(self._end_of_child),), exitpriority=LAST)
         DOOR.loop().call_soon_threadsafe(self._begin, hurry)
 
     async def flush(self) -> None:
@@ -77,21 +94,36 @@ class Background:
         self._buffer.close()
         if self._keeper is not None:
             self._keeper.cancel()
+        if self._at_end is not None:
+            self._at_end.cancel()
+        await self._write_or_lose(CLOSE_TIMEOUT_S)
+
+    async def _write_or_lose(self, timeout_s: float) -> None:
         try:
-            async with asyncio.timeout(CLOSE_TIMEOUT_S):
+            async with asyncio.timeout(timeout_s):
                 await self.flush()
         except Exception as error:
-            await self._stop_writing()
-            reason = redact(str(error)) or f"the database did not answer within {CLOSE_TIMEOUT_S:g} s"
+            await self._stop_writing(timeout_s)
+            reason = redact(str(error)) or f"the database did not answer within {timeout_s:g} s"
             lost = self._buffer.give_up(reason)
             raise StoreError(f"records that the ledger could not write and that are lost: {lost} ({reason})") from error
 
-    async def _stop_writing(self) -> None:
+    async def _stop_writing(self, timeout_s: float) -> None:
         """What is counted as lost must not be written later."""
         for task in self._writes:
             task.cancel()
         if self._writes:
-            await asyncio.wait(self._writes, timeout=CLOSE_TIMEOUT_S)
+            await asyncio.wait(self._writes, timeout=timeout_s)
+        self._batches.clear()
+
+    def _end_of_child(self) -> None:
+        """Its threads may go on for a while, so that nothing is closed."""
+        if not self._buffer:
+            return
+        try:
+            DOOR.run_sync(self._write_or_lose(CHILD_END_TIMEOUT_S), 3 * CHILD_END_TIMEOUT_S)
+        except (StoreError, TimeoutError) as error:
+            _log.error("not everything could be written at the end of process %d: %s", os.getpid(), error)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         """A failure whose flush was given up is no surprise to log: its rows wait, and the next write tells."""
@@ -107,8 +139,32 @@ class Background:
         self._writes: set[asyncio.Task[None]] = set()
         self._batches: deque[Batch] = deque()
         self._told: set[str] = set()
+        self._at_end = None
+        self._connected = threading.Lock()
+        self._forking_thread: int | None = None
+
+    def _before_fork(self) -> None:
+        """Let a write end: to SQLite, a child of a process that is writing seems to hold the file for ever."""
+        if not DOOR.inside() and self._connected.acquire(timeout=FORK_TIMEOUT_S):
+            self._forking_thread = threading.get_ident()
 
     def _after_fork(self) -> None:
+        if self._forking_thread == threading.get_ident():
+            self._forking_thread = None
+            self._connected.release()
+
+    @contextlib.asynccontextmanager
+    async def _no_fork(self) -> AsyncIterator[None]:
+        """Taken without blocking the loop, on which what another fork waits for may run."""
+        connected = self._connected
+        while not connected.acquire(blocking=False):  # noqa: ASYNC110 - held by a thread
+            await asyncio.sleep(YIELD_S)
+        try:
+            yield
+        finally:
+            connected.release()
+
+    def _begin_in_child(self) -> None:
         """What was buffered is the parent's to write."""
         self._buffer.forget()
         self._begin_life()
@@ -153,7 +209,8 @@ class Background:
         async with self._writing:
             left = len(self._buffer)
             while left > 0 and self._buffer:
-                left -= await self._write_next(await self._sql())
+                async with self._no_fork():
+                    left -= await self._write_next(await self._sql())
 
     async def _write_next(self, sql: Sql) -> int:
         """Write the oldest batch; how many records are dealt with."""
@@ -200,3 +257,10 @@ class Background:
         self._batches.popleft()
         self._buffer.release(len(batch), batch.characters)
         return len(batch)
+
+
+def _call(method: weakref.WeakMethod[Callable[[], None]]) -> None:
+    """What is to be done at a fork or at the end keeps no ledger alive."""
+    found = method()
+    if found is not None:
+        found()

@@ -32,6 +32,10 @@ class Ledger:
     What is lost (a full buffer, a record that the database refuses, a failed close) is counted in `dropped`, failed
     writes in `failures`; both are logged once. `flush()` and `close()` raise if something could not be written.
 
+    Processes that `multiprocessing` starts, by fork too, write what waits before they end. A worker that is terminated
+    (as at the end of `with Pool()`; `close()` and `join()` let it end) loses up to the last quarter of a second, and so
+    does a child of a bare `os.fork` that ends by `os._exit`: flush there.
+
     Args:
         max_buffered: records that may wait. `max_characters`: of their content, all together.
         tenant: whose feedback and outcomes are told here, unless they name another.
@@ -129,7 +133,8 @@ class Ledger:
     def erase_user(self, user_id: str, tenant: str | None) -> dict[str, int]:
         """Remove everything of a user of a tenant (None: that names no tenant); rows removed by table.
 
-        Reaches what this process has buffered; other processes must have written theirs.
+        Reaches what this process has buffered; other processes must have written theirs. Feedback is found by the ids
+        of the user's runs, traces and requests, outcomes by their sessions.
         """
         return run_sync(self._erase_user(user_id, tenant))
 
@@ -138,7 +143,11 @@ class Ledger:
         return await DOOR.cross(self._erase_user(user_id, tenant))
 
     def retain(self, max_age_s: float) -> dict[str, int]:
-        """Remove everything of this tenant that is older; rows removed by table."""
+        """Remove everything of this tenant that is older; rows removed by table.
+
+        Feedback goes with its run, and an outcome with the last call of its session. What belongs to no recorded call
+        is kept for a day at most.
+        """
         return run_sync(self._retain(max_age_s))
 
     async def aretain(self, max_age_s: float) -> dict[str, int]:
@@ -183,13 +192,13 @@ class Ledger:
     async def _sweep(self) -> None:
         if self._retention_s is not None and self._timer() >= self._sweep_at:
             self._sweep_at = self._timer() + SWEEP_EVERY_S
-            await delete_older(await self.sql(), self._clock() - self._retention_s, self._tenant)
+            await delete_older(await self.sql(), self._clock(), self._retention_s, self._tenant)
 
     async def _retain(self, max_age_s: float) -> dict[str, int]:
         if not _is_number(max_age_s) or max_age_s < 0:
             raise ConfigurationError(f"max_age_s must be seconds, 0 or more, not {max_age_s!r}")
         await self._background.flush()
-        return await delete_older(await self.sql(), self._clock() - max_age_s, self._tenant)
+        return await delete_older(await self.sql(), self._clock(), max_age_s, self._tenant)
 
     async def _erase_user(self, user_id: str, tenant: str | None) -> dict[str, int]:
         user = _name("user_id", user_id)

@@ -255,6 +255,111 @@ def test_what_is_buffered_is_written_once_at_the_end_of_threads_tasks_and_forks(
     assert found == [("before", 300), ("child", 5), ("task", 4), ("thread", 40)]
 
 
+CHILDREN = """
+    import multiprocessing
+    from concurrent.futures import ProcessPoolExecutor
+    from langchain_llmops.core.concurrency import run_sync
+    from tests.faults.test_ledger_faults import Application
+    application = Application({url!r})
+    def work(number):
+        application.call()
+        return number
+    application.call()
+    context = multiprocessing.get_context("fork")
+    {then}
+    application.ledger.flush()
+    print(application.rows(), application.ledger.dropped)
+    run_sync(application.ledger.aclose())
+"""
+WORKERS = {
+    "a process": ("child = context.Process(target=work, args=(0,)); child.start(); child.join()", 1),
+    "a pool": ("pool = context.Pool(2); pool.map(work, range(6)); pool.close(); pool.join()", 6),
+    "an executor": ("with ProcessPoolExecutor(2, context) as pool: list(pool.map(work, range(6)))", 6),
+}
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request, tmp_path):
+    return f"sqlite:///{tmp_path}/ledger.db" if request.param == "sqlite" else request.getfixturevalue("postgres_url")
+
+
+@pytest.mark.parametrize(("then", "calls"), WORKERS.values(), ids=WORKERS)
+def test_what_forked_workers_have_buffered_is_written_before_they_end(url, then, calls):
+    assert in_process(CHILDREN.format(url=url, then=then)).split() == [str(1 + calls), "0"]
+
+
+def test_a_fork_in_the_middle_of_a_write_waits_for_its_end(url):
+    """Else the child's SQLite believes for ever that the file is held, by a connection of the child's own."""
+    code = f"""
+        import asyncio, os, threading
+        from langchain_llmops.core.concurrency import run_sync
+        from langchain_llmops.ledger.batch import Batch
+        from tests.faults.test_ledger_faults import Application
+        insert, begun = Batch.insert, threading.Event()
+        async def slow(batch, transaction):
+            await insert(batch, transaction)
+            begun.set()
+            await asyncio.sleep(0.2)
+        Batch.insert = slow
+        application = Application({url!r})
+        application.call()
+        assert begun.wait(30)
+        child = os.fork()
+        application.call()
+        application.ledger.flush()
+        if child == 0:
+            os._exit(application.ledger.failures)
+        print(os.waitpid(child, 0)[1], application.rows())
+        run_sync(application.ledger.aclose())
+    """
+    assert in_process(code).split() == ["0", "3"]
+
+
+def test_an_application_made_in_a_forked_worker_writes_before_it_ends_too(url):
+    code = f"""
+        import multiprocessing
+        from langchain_llmops.core.concurrency import run_sync
+        from tests.faults.test_ledger_faults import Application
+        def work():
+            Application({url!r}).call(3)
+        application = Application({url!r})
+        child = multiprocessing.get_context("fork").Process(target=work)
+        child.start()
+        child.join()
+        print(child.exitcode, application.rows())
+        run_sync(application.ledger.aclose())
+    """
+    assert in_process(code).split() == ["0", "3"]
+
+
+def test_a_forked_worker_whose_database_is_gone_ends_in_time_and_says_what_is_lost(postgres_url):
+    code = f"""
+        import multiprocessing, psycopg
+        from langchain_llmops.core.concurrency import run_sync
+        from langchain_llmops.ledger import background, buffer
+        from tests.faults.test_ledger_faults import Application
+        background.CHILD_END_TIMEOUT_S = 0.2
+        application = Application({postgres_url!r})
+        application.call()
+        application.ledger.flush()
+        def work():
+            buffer._log.disabled = True
+            background._log.error = lambda said, *values: print(said % values, flush=True)
+            application.call(3)
+        with psycopg.connect({postgres_url!r}) as other:
+            other.execute("LOCK TABLE llmops_calls IN ACCESS EXCLUSIVE MODE")
+            child = multiprocessing.get_context("fork").Process(target=work)
+            child.start()
+            child.join(30)
+        print(child.exitcode, application.rows())
+        run_sync(application.ledger.aclose())
+    """
+    told, ended = in_process(code).splitlines()
+    assert "at the end of process" in told
+    assert "are lost: 3 (the database did not answer within 0.2 s)" in told
+    assert ended == "0 1"
+
+
 def in_process(code: str) -> str:
     """What a Python process of its own says; anything on its error stream is a failure."""
     done = subprocess.run(

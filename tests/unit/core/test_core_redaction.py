@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from langchain_llmops.core.redaction import redact, redact_url
+from langchain_llmops.core.redaction import STARTS, is_redacted, redact, redact_url
 from langchain_llmops.telemetry.masking import may_hold_secret
 
 CANARY = "c4n4rySeCreT99"
@@ -126,3 +126,28 @@ def test_secrets_in_the_ways_people_write_them_are_masked(text, secret) -> None:
 @pytest.mark.parametrize("text", PLAIN)
 def test_what_only_sounds_like_a_secret_is_left(text) -> None:
     assert redact(text) == text
+
+
+MASKED = [
+    *(f"{name}{mark}{CANARY}" for name in SECRET_NAMES for mark in ("=", ": ", '": "')),
+    *(f"{start}{CANARY}" for start in (*STARTS, "sk-", "lsv2_pt_", "pk-lf-", "sk_live_", "Bearer ", "bearer ")),
+    f"redis://user:{CANARY}@host",
+]
+
+
+@pytest.mark.parametrize("text", MASKED)
+def test_what_was_masked_is_seen_afterwards(text) -> None:
+    told = redact(f"so: {text} and more")
+    assert CANARY not in told
+    assert is_redacted(told)
+
+
+@given(st.text(st.characters(codec="utf-8")))
+def test_a_text_without_a_mask_is_never_said_to_be_masked(text) -> None:
+    assert is_redacted(redact(text)) or redact(text) == text
+    assert not is_redacted(text.replace("***", ""))
+
+
+@pytest.mark.parametrize("text", ["***bold***", "2 *** 3", "token", "passwords are ***", "http://host/***"])
+def test_stars_alone_are_no_mask(text) -> None:
+    assert not is_redacted(text)

@@ -13,6 +13,7 @@ from langchain_llmops.core.errors import ConfigurationError, StoreError
 from langchain_llmops.core.events import Retried
 from langchain_llmops.core.types import ErrorKind, Identity
 from langchain_llmops.ledger import background, keeping
+from langchain_llmops.ledger.keeping import ORPHAN_GRACE_S
 from langchain_llmops.ledger.writer import SWEEP_EVERY_S, Ledger
 from langchain_llmops.stores.base import open_store
 from tests.support.models import eventually
@@ -136,7 +137,113 @@ def test_a_user_of_any_name_is_found_as_it_was_kept(kept, name) -> None:
     assert kept.rows("SELECT user_id FROM llmops_calls") == [("somebody",)]
 
 
+WAYS = {"a run": "r1", "a trace": "t1", "a request": "q1"}
+
+
+@pytest.mark.parametrize("named", WAYS.values(), ids=WAYS)
+def test_feedback_goes_with_its_user_whatever_it_names_and_also_when_it_came_first(open_kept, named) -> None:
+    kept = open_kept(tenant="acme")
+    kept.ledger.feedback(named, 1, comment="Ann said so")
+    kept.ledger.feedback("r2", 1)
+    kept.tell(run_id="r1", trace_id="t1", identity=Identity("acme", user="ann", session="s", request="q1"))
+    kept.tell(run_id="r2", trace_id="t2", identity=Identity("acme", user="bob", session="s", request="q2"))
+    assert kept.ledger.erase_user("ann", "acme")["feedback"] == 1
+    assert kept.rows("SELECT run_id FROM llmops_feedback") == [("r2",)]
+
+
+def test_feedback_on_another_tenant_s_request_of_the_same_name_stays(kept) -> None:
+    for tenant in ("acme", "rival"):
+        kept.tell(identity=Identity(tenant, user="ann", request="q1"))
+        kept.ledger.feedback("q1", 1, tenant=tenant)
+    assert kept.ledger.erase_user("ann", "acme")["feedback"] == 1
+    assert kept.rows("SELECT tenant FROM llmops_feedback") == [("rival",)]
+
+
 # age
+
+
+@pytest.mark.parametrize("tenant", [None, "acme"])
+@pytest.mark.parametrize("named", WAYS.values(), ids=WAYS)
+def test_what_was_said_of_a_call_goes_with_it_however_young(open_kept, tenant, named) -> None:
+    kept = open_kept(tenant=tenant)
+    kept.tell(run_id="r1", trace_id="t1", identity=Identity(tenant, user="bob", session="s9", request="q1"))
+    kept.clock.now += 100
+    kept.ledger.feedback(named, 1, comment="Bob said so")
+    kept.ledger.outcome("s9", True, comment="Bob ok")
+    assert kept.ledger.retain(50) == {"calls": 1, "events": 0, "feedback": 1, "outcomes": 1}
+    assert [kept.count(table) for table in NOTHING] == [0] * 4
+
+
+def test_what_was_said_of_a_conversation_stays_while_erasing_its_user_would_find_it(kept) -> None:
+    def tell(run: str, user: str | None) -> None:
+        kept.tell(run_id=run, trace_id="t1", identity=Identity("t", user=user, session="s", request="q1"))
+        kept.clock.now += 100
+
+    tell("r1", "ann")
+    tell("r2", "ann")
+    tell("r3", None)
+    for named in ("r1", "t1", "q1"):
+        kept.ledger.feedback(named, 1)
+    kept.ledger.outcome("s", True)
+    assert kept.ledger.retain(250) == {"calls": 1, "events": 0, "feedback": 1, "outcomes": 0}
+    assert kept.ledger.retain(150) == {"calls": 1, "events": 0, "feedback": 2, "outcomes": 1}
+    assert (kept.count(), kept.count("outcomes")) == (1, 0)
+
+
+def test_another_user_s_call_does_not_keep_what_was_said_of_a_conversation(kept) -> None:
+    kept.tell(user="ann")
+    kept.clock.now += 100
+    kept.tell(user="bob")
+    kept.ledger.outcome("s", True, comment="Ann is happy")
+    assert kept.ledger.retain(50)["outcomes"] == 1
+
+
+def test_a_call_of_nobody_leaves_what_others_need(kept) -> None:
+    kept.tell(user=None)
+    kept.clock.now += 100
+    kept.tell(user="bob")
+    kept.ledger.outcome("s", True)
+    assert kept.ledger.retain(50) == {"calls": 1, "events": 0, "feedback": 0, "outcomes": 0}
+    assert kept.ledger.erase_user("bob", "t")["outcomes"] == 1
+
+
+def test_what_belongs_to_no_call_is_kept_for_a_day_in_case_the_call_still_runs(kept) -> None:
+    kept.ledger.feedback("unknown", 1)
+    kept.ledger.outcome("unknown", True)
+    kept.tell(run_id="r", session="s")
+    kept.ledger.feedback("r", 1)
+    kept.ledger.outcome("s", True)
+    kept.clock.now += ORPHAN_GRACE_S - 1
+    assert kept.ledger.retain(10 * ORPHAN_GRACE_S) == NOTHING
+    kept.clock.now += 2
+    assert kept.ledger.retain(10 * ORPHAN_GRACE_S) == NOTHING | {"feedback": 1, "outcomes": 1}
+    assert kept.rows("SELECT run_id FROM llmops_feedback") == [("r",)]
+    assert kept.rows("SELECT session_id FROM llmops_outcomes") == [("s",)]
+
+
+def test_one_tenant_s_age_leaves_what_was_said_at_another(open_kept) -> None:
+    kept = open_kept(tenant="acme")
+    for tenant in ("acme", "rival"):
+        kept.tell(tenant=tenant)
+        kept.ledger.feedback("unknown", 1, tenant=tenant)
+        kept.ledger.outcome("s", True, tenant=tenant)
+    kept.clock.now += 2 * ORPHAN_GRACE_S
+    assert kept.ledger.retain(60) == {"calls": 1, "events": 0, "feedback": 1, "outcomes": 1}
+    for table in ("calls", "feedback", "outcomes"):
+        assert kept.rows(f"SELECT tenant FROM llmops_{table}") == [("rival",)]
+
+
+@pytest.mark.parametrize("page", [1, 3])
+def test_every_page_of_what_was_said_is_looked_at(kept, monkeypatch, page) -> None:
+    monkeypatch.setattr(keeping, "ROWS_PER_TRANSACTION", page)
+    kept.tell(run_id="old")
+    kept.clock.now += 100
+    kept.tell(run_id="new")
+    for _ in range(4):
+        kept.ledger.feedback("new", 1)
+        kept.ledger.feedback("old", 1)
+    assert kept.ledger.retain(50)["feedback"] == 4
+    assert kept.count("feedback") == 4
 
 
 def test_what_is_too_old_goes_from_every_table(kept, monkeypatch) -> None:
