@@ -70,10 +70,14 @@ class Tracing:
         self._lost = Counter(runs=0, feedback=0)
         self._told_lost = 0
         self._lock = threading.Lock()
+        self._making = threading.Lock()
 
     def active(self) -> OpsTracer | None:
-        """The tracer; None while tracing is off."""
-        return self.tracer if tracing_is_enabled() else None
+        """The tracer, one for all threads; None where tracing is off."""
+        if not tracing_is_enabled():
+            return None
+        with self._making:
+            return self.tracer
 
     @cached_property
     def client(self) -> Client:
@@ -89,7 +93,11 @@ class Tracing:
 
     @cached_property
     def tracer(self) -> OpsTracer:
-        """The tracer; it reads the records of model calls from the bus."""
+        """The tracer; it reads the records of model calls from the bus.
+
+        A trace goes to the project of its parent, else of `langsmith.tracing_context(project_name=...)`, else of the
+        `trace_project` setting, else of `LANGSMITH_PROJECT`, else to "default".
+        """
         records = RecentRecords()
         self._bus.subscribe(records)
         retention = self._settings.trace_retention

@@ -62,7 +62,7 @@ THIRD_PARTY: dict[str, tuple[str, ...]] = {
     "langchain.tools": ("demo/",),
     "langchain_core": ("",),
     "langgraph": ("checkpoint/", "demo/", "middleware/"),
-    "langsmith": ("sending.py", "tracing.py", "telemetry/runs.py"),
+    "langsmith": ("sending.py", "tracing.py", "telemetry/runs.py", "telemetry/tracer.py"),
     "obstore": ("stores/objects.py", "stores/memory.py"),
     "opentelemetry": ("telemetry/otel.py",),
     "platformdirs": ("core/settings.py",),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict, defaultdict
+import threading
+from collections import Counter, OrderedDict
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from langchain_core.tracers.langchain import LangChainTracer
+from langsmith import get_tracing_context
 
 from langchain_llmops.core.events import CallFinished, Event
 
@@ -47,9 +49,12 @@ class OpsTracer(LangChainTracer):
     """Sends runs as LangChain's own tracer does, model runs with cache level and exact cost.
 
     LangSmith reads `input_cost`, `output_cost` and `total_cost` in `usage_metadata`; the message itself stays as it is.
-    Unlike LangChain's, it forgets a trace when its root has ended, and ends runs that were cancelled without an event.
+    Unlike LangChain's, it forgets a run when the outermost one of its own above it has ended (LangSmith's `@traceable`
+    may be above that), and ends runs that were cancelled without an event.
 
     Args:
+        project_name: where traces go, unless `langsmith.tracing_context(project_name=...)` or the parent of the run
+            says otherwise.
         handler: makes the records. LangSmith's own wrappers may put a tracer before it in the list of callbacks, so the
             tracer passes it the end of a run first; the second time the handler knows nothing of that run any more.
         records: a reader of the handler's bus.
@@ -64,13 +69,32 @@ class OpsTracer(LangChainTracer):
         mask: Anonymizer | None = None,
         **kwargs: Any,
     ) -> None:
-        kwargs.setdefault("order_map", _Orders())
+        self._orders: _Orders = kwargs.setdefault("order_map", _Orders())
         super().__init__(*args, **kwargs)
         self._handler = handler
         self._records = records or RecentRecords()
         self._mask = mask
         if handler is not None:
             handler.given_up.append(self._end_cut_off)
+
+    def __eq__(self, other: object) -> bool:
+        """LangChain puts no handler into a run that has an equal one: never a tracer and its copy both."""
+        return isinstance(other, OpsTracer) and other.run_map is self.run_map
+
+    def __hash__(self) -> int:
+        return id(self.run_map)
+
+    @property
+    def project_name(self) -> str | None:
+        """Where a trace goes that starts here, as with LangChain's tracers, which are made anew for each trace."""
+        context = get_tracing_context()
+        parent = context["parent"]
+        named = context["project_name"] if parent is None else parent.session_name
+        return named or self._project_name
+
+    @project_name.setter
+    def project_name(self, name: str | None) -> None:
+        self._project_name = name
 
     def copy_with_metadata_defaults(self, **kwargs: Any) -> OpsTracer:
         """LangChain copies a tracer for each graph; the copy is the same to its traces and records."""
@@ -103,17 +127,30 @@ class OpsTracer(LangChainTracer):
         return super().on_llm_error(error, run_id=run_id, **kwargs)
 
     def _start_trace(self, run: Run) -> None:
-        super()._start_trace(run)
+        with self._orders.lock:
+            if str(run.id) in self.run_map:  # two lists of callbacks with the tracer in both, which LangChain adds up
+                self._orders.again[run.id] += 1
+                run.extra["__disabled"] = True  # LangChain's word for a run that is not sent
+                return
+            above = get_tracing_context()["parent"]
+            if above is not None and above.id == run.parent_run_id:
+                self._orders.setdefault(above.id, (above.trace_id, above.dotted_order))
+            super()._start_trace(run)
+            self._orders.started(run.id, run.parent_run_id)
         if self._mask is not None:
             run.name, run.tags = self._mask.text(run.name), [self._mask.text(tag) for tag in run.tags or []]
             run.serialized = self._mask(run.serialized)
             run.extra = {key: value if key == "metadata" else self._mask(value) for key, value in run.extra.items()}
 
     def _end_trace(self, run: Run) -> None:
-        super()._end_trace(run)
+        with self._orders.lock:
+            if self._orders.again[run.id]:
+                self._orders.again[run.id] -= 1
+                return
+            del self._orders.again[run.id]
+            super()._end_trace(run)
+            self._orders.ended(run.id, run.parent_run_id)
         self.run_has_token_event_map.pop(str(run.id), None)
-        if run.id == run.trace_id and isinstance(self.order_map, _Orders):
-            self.order_map.forget(run.trace_id)
 
     def _get_tags(self, run: Run) -> list[str]:
         return list(run.tags or [])  # with the tracer's own since the start, and masked
@@ -121,6 +158,7 @@ class OpsTracer(LangChainTracer):
     def _end_cut_off(self, run_id: str) -> None:
         run = self.run_map.get(run_id)
         if run is not None:
+            del self._orders.again[run.id]
             ends: dict[str, Any] = {
                 "llm": super().on_llm_error,
                 "tool": super().on_tool_error,
@@ -144,21 +182,32 @@ class OpsTracer(LangChainTracer):
 
 
 class _Orders(dict[UUID, tuple[UUID, str]]):
-    """The place of each run in its trace; LangChain and LangSmith write into it, and take nothing out."""
+    """The place of each run in its trace. LangChain and LangSmith write into it, and take nothing out.
+
+    What was started below a top, the outermost run that a tracer was told of, goes when the top ends; so does what
+    LangChain noted of a run of LangSmith's own above the top, which no tracer hears the end of.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self._of: defaultdict[UUID, list[UUID]] = defaultdict(list)
+        self.lock = threading.RLock()  # one trace may have runs in many threads
+        self.again: Counter[UUID] = Counter()  # how often the start of an open run was told once more
+        self._tops: dict[UUID, UUID] = {}
+        self._below: dict[UUID, list[UUID]] = {}
 
-    def __setitem__(self, run_id: UUID, place: tuple[UUID, str]) -> None:
-        if run_id not in self:
-            self._of[place[0]].append(run_id)
-        super().__setitem__(run_id, place)
+    def started(self, run_id: UUID, parent: UUID | None) -> None:
+        """Remember which top a run is below."""
+        top = run_id if parent is None else self._tops.get(parent, run_id)
+        self._tops[run_id] = top
+        self._below.setdefault(top, []).append(run_id)
 
-    def forget(self, trace_id: UUID) -> None:
-        """Take out the runs of a trace."""
-        for run_id in self._of.pop(trace_id, ()):
-            self.pop(run_id, None)
+    def ended(self, run_id: UUID, parent: UUID | None) -> None:
+        """Take out what is below a top, and what is above it."""
+        for below in self._below.pop(run_id, ()):
+            self._tops.pop(below, None)
+            self.pop(below, None)
+        if parent is not None and parent not in self._tops:
+            self.pop(parent, None)
 
 
 class CutOff(Exception):  # noqa: N818 - the error that a trace shows for a run that was cancelled

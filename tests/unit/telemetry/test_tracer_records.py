@@ -1,14 +1,15 @@
-"""The records a tracer asks for: the newest, bounded, each once."""
+"""What a tracer keeps: the newest records, bounded, each once, and the places of runs until their top ends."""
 
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from decimal import Decimal
+from uuid import uuid4
 
 from langchain_llmops.core.events import CacheLooked, CallFinished
 from langchain_llmops.core.types import CallRecord, ErrorKind, Money, Usage
-from langchain_llmops.telemetry.tracer import KEPT_RECORDS, RecentRecords, _facts
+from langchain_llmops.telemetry.tracer import KEPT_RECORDS, OpsTracer, RecentRecords, _facts, _Orders
 
 CALL = CallRecord(kind="model", run_id="1", trace_id="1", name="m", started_at=0.0, latency_s=0.0)
 
@@ -97,3 +98,27 @@ def test_a_failed_attempt_is_no_part_of_what_answers_cost() -> None:
     assert "total_cost" not in facts["usage_metadata"]
     assert "llmops_cost_usd" not in facts
     assert facts["llmops_failed_cost_usd"] == "0.002"
+
+
+def test_the_places_below_a_top_go_with_it_and_others_stay() -> None:
+    orders, langsmiths = _Orders(), uuid4()
+    first, child, second = uuid4(), uuid4(), uuid4()
+    for run_id, parent in [(first, langsmiths), (child, first), (second, langsmiths)]:
+        orders[langsmiths] = (langsmiths, "1")
+        orders[run_id] = (langsmiths, "1.2")
+        orders.started(run_id, parent)
+    orders.ended(child, first)
+    assert set(orders) == {langsmiths, first, child, second}
+    orders.ended(first, langsmiths)
+    assert set(orders) == {second}
+    orders.ended(second, langsmiths)
+    assert not orders
+
+
+def test_a_tracer_and_its_copies_are_one_and_two_tracers_are_two() -> None:
+    tracer, other = OpsTracer(client=object()), OpsTracer(client=object())
+    copy = tracer.copy_with_metadata_defaults(metadata={"locale": "de"})
+    assert copy is not tracer
+    assert {tracer, copy} == {tracer}
+    assert len({tracer, copy, other}) == 2
+    assert tracer != "tracer"
