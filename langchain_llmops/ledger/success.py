@@ -25,13 +25,18 @@ REPORTED: Final = (
     " (PARTITION BY COALESCE(tenant, ''), session_id ORDER BY at DESC, id DESC) AS place FROM llmops_outcomes) told"
     " WHERE place = 1"
 )
+# feedback names a run; given before its run was recorded, what the user knew: the request or the trace
+NAMED: Final = " UNION ".join(
+    f"SELECT {name} AS named, COALESCE(tenant, '') AS owner, session_id AS session FROM llmops_calls"  # noqa: S608 - as above
+    f" WHERE session_id IS NOT NULL AND {name} IN (SELECT run_id FROM llmops_feedback)"
+    for name in ("run_id", "trace_id", "request_id")
+)
 SCORED: Final = (
-    "SELECT owner, session, MAX(CASE WHEN score >= ? THEN 1 ELSE 0 END) AS ok FROM ("
+    "SELECT owner, session, MAX(CASE WHEN score >= ? THEN 1 ELSE 0 END) AS ok FROM ("  # noqa: S608 - as above
     "SELECT run_id, tenant, score, ROW_NUMBER() OVER (PARTITION BY run_id, key ORDER BY at DESC, id DESC) AS place"
     " FROM llmops_feedback WHERE score IS NOT NULL) given"
-    " JOIN (SELECT DISTINCT run_id AS run, COALESCE(tenant, '') AS owner, session_id AS session FROM llmops_calls"
-    " WHERE session_id IS NOT NULL AND run_id IN (SELECT run_id FROM llmops_feedback)) runs ON runs.run = given.run_id"
-    " AND (given.tenant IS NULL OR given.tenant = runs.owner) WHERE place = 1 GROUP BY owner, session"
+    f" JOIN ({NAMED}) calls ON calls.named = given.run_id"
+    " AND (given.tenant IS NULL OR given.tenant = calls.owner) WHERE place = 1 GROUP BY owner, session"
 )
 
 

@@ -294,6 +294,14 @@ async def test_without_an_outcome_feedback_on_any_run_decides(tmp_path, feedback
     assert found.judged_cost_usd == Decimal("0.5")
 
 
+@pytest.mark.parametrize("named", ["run-1", "trace-1", "request-1"])
+async def test_feedback_may_name_a_run_its_trace_or_its_request(url, named) -> None:
+    records = [call(run_id="run-1", trace_id="trace-1", who=("u", "s", "request-1")), spoken("other")]
+    async with ledger(url, records, feedback=[(named, 1)]) as sql:
+        found = await cost_per_success(sql, ALL)
+    assert (found.successful, found.unsuccessful, found.unjudged) == (1, 0, 1)
+
+
 async def test_an_outcome_of_one_tenant_says_nothing_about_the_session_of_another(url) -> None:
     records = [spoken("main", "0.5"), spoken("main", "9", tenant="rival")]
     async with ledger(url, records, outcomes=[("main", True)]) as sql:
