@@ -32,10 +32,12 @@ def recorder(monkeypatch):
         monkeypatch.setenv("LANGSMITH_ENDPOINT", recorder.url)
         monkeypatch.setenv("LANGSMITH_API_KEY", "lsv2_pt_test")
         langsmith_utils.get_env_var.cache_clear()
+        langsmith_utils.get_tracer_project.cache_clear()
         langsmith.configure(client=None)
         yield recorder
         langsmith.configure(client=None)
     langsmith_utils.get_env_var.cache_clear()
+    langsmith_utils.get_tracer_project.cache_clear()
 
 
 class Watched(LLMOps):

@@ -48,9 +48,11 @@ def traced_to(url):
         patch.setenv("LANGSMITH_ENDPOINT", url)
         patch.setenv("LANGSMITH_API_KEY", "lsv2_pt_test")
         langsmith_utils.get_env_var.cache_clear()
+        langsmith_utils.get_tracer_project.cache_clear()
         yield
         wait_for_all_tracers()
     langsmith_utils.get_env_var.cache_clear()
+    langsmith_utils.get_tracer_project.cache_clear()
 
 
 @contextmanager

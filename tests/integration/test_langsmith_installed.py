@@ -31,11 +31,13 @@ def recorder(monkeypatch):
         monkeypatch.setenv("LANGSMITH_API_KEY", "lsv2_pt_test")
         monkeypatch.setenv("LANGSMITH_PROJECT", "of-the-environment")
         langsmith_utils.get_env_var.cache_clear()
+        langsmith_utils.get_tracer_project.cache_clear()
         langsmith.configure(client=None)  # LangChain's own tracer keeps the first client of the process
         yield recorder
         wait_for_all_tracers()
         langsmith.configure(client=None)
     langsmith_utils.get_env_var.cache_clear()
+    langsmith_utils.get_tracer_project.cache_clear()
 
 
 @contextmanager

@@ -55,10 +55,12 @@ def client(request, recorder, monkeypatch):
     if sends == "multipart":
         monkeypatch.setenv("LANGSMITH_DISABLE_RUN_COMPRESSION", "true")
         langsmith.utils.get_env_var.cache_clear()
+        langsmith.utils.get_tracer_project.cache_clear()
     client = Client(api_url=recorder.url, api_key="local", web_url=recorder.url, auto_batch_tracing=sends != "single")
     yield client
     client.cleanup()
     langsmith.utils.get_env_var.cache_clear()
+    langsmith.utils.get_tracer_project.cache_clear()
 
 
 @pytest.fixture(scope="module")
