@@ -357,7 +357,11 @@ async def test_threads_and_loops_share_one_flight() -> None:
     with ThreadPoolExecutor(10) as threads:
         sync_calls = [threads.submit(flights.run_blocking, "key", work.run_blocking) for _ in range(10)]
         crossing = [asyncio.create_task(DOOR.cross(flights.run("key", work.run))) for _ in range(10)]
-        await asyncio.to_thread(eventually, lambda: len(flights._flights["key"].done._condition._waiters) == 10)
+        done = flights._flights["key"].done
+        # ten threads, and all coroutines but the one that leads
+        await asyncio.to_thread(
+            eventually, lambda: (len(done._condition._waiters), len(done._done_callbacks)) == (10, 19)
+        )
         await _ticks()
         work.go.set()
         assert await asyncio.gather(*async_calls, *crossing) == [1] * 20
