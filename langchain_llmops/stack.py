@@ -273,11 +273,11 @@ class LLMOps:
         """The same for async callers."""
         await DOOR.cross(self._observers.feedback(run_id, score, key, comment))
 
-    def outcome(self, session_id: str, ok: bool, *, comment: str | None = None) -> None:  # noqa: FBT001
+    def outcome(self, session_id: str, ok: bool, *, comment: str | None = None) -> None:  # noqa: FBT001 - reads well at the call
         """Whether a conversation reached what it was for, as the application knows it; the latest word counts."""
         run_sync(self.ledger.aoutcome(session_id, ok, comment=comment))
 
-    async def aoutcome(self, session_id: str, ok: bool, *, comment: str | None = None) -> None:  # noqa: FBT001
+    async def aoutcome(self, session_id: str, ok: bool, *, comment: str | None = None) -> None:  # noqa: FBT001 - reads well at the call
         """The same for async callers."""
         await DOOR.cross(self.ledger.aoutcome(session_id, ok, comment=comment))
 

@@ -310,7 +310,7 @@ def _bound(tree: ast.Module) -> set[str]:
             names.add(node.id)
         elif isinstance(node, ast.alias):
             names.add(node.asname or node.name)
-    return names | {line.name for line in tree.body if _has_scope(line)}  # type: ignore[attr-defined]
+    return names | {line.name for line in tree.body if _has_scope(line)}  # type: ignore[attr-defined] # `_has_scope` picks nodes that have a name
 
 
 def _has_scope(node: ast.stmt) -> bool:

@@ -88,7 +88,7 @@ class Codec:
         kind, _, data = self._envelope.open(stored, _context(place)).partition(b"\0")
         try:
             return (serde or self._strict).loads_typed((kind.decode(), data))
-        except (ValueError, NotImplementedError) as error:
+        except (ValueError, NotImplementedError) as error:  # what msgpack and LangGraph raise for foreign bytes
             raise EnvelopeError(f"a stored value cannot be read back ({type(error).__name__})") from error
 
     def plain(self, value: Any) -> Any:

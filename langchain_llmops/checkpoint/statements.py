@@ -55,10 +55,10 @@ ADD_WRITE: Final = """
 PUT_WRITE: Final = ADD_WRITE.replace(
     "NOTHING", "UPDATE SET task_path = excluded.task_path, channel = excluded.channel, body = excluded.body"
 )
-FIND: Final = f"SELECT {THREAD}, {ROW} FROM llmops_thread t LEFT JOIN llmops_checkpoint c ON c.thread = t.thread"  # noqa: S608 - constants
+FIND: Final = f"SELECT {THREAD}, {ROW} FROM llmops_thread t LEFT JOIN llmops_checkpoint c ON c.thread = t.thread"
 FIND_NEWEST: Final = f"""{FIND} AND c.ns = ? AND c.id = (
     SELECT n.id FROM llmops_checkpoint n WHERE n.thread = ? AND n.ns = ? ORDER BY n.id DESC LIMIT 1
-) WHERE t.thread = ?"""  # noqa: S608 - constants
+) WHERE t.thread = ?"""
 FIND_ONE: Final = f"{FIND} AND c.ns = ? AND c.id = ? WHERE t.thread = ?"
 LOCK: Final = """
     UPDATE llmops_thread SET stamp = ?, epoch = CASE WHEN ? = 1 THEN ? ELSE epoch END

@@ -193,7 +193,7 @@ class Warm:
     async def thread(self, thread: bytes) -> Thread | None:
         """A thread's row."""
         sql = await self.sql()
-        rows = await sql.fetch(f"SELECT {THREAD} FROM llmops_thread t WHERE t.thread = ?", (thread,))  # noqa: S608 - constants
+        rows = await sql.fetch(f"SELECT {THREAD} FROM llmops_thread t WHERE t.thread = ?", (thread,))
         return Thread(*rows[0]) if rows else None
 
     async def parts(self, thread: bytes, ns: bytes, keys: Sequence[bytes], ids: Sequence[bytes]) -> Parts | None:
@@ -202,13 +202,13 @@ class Warm:
         blobs: dict[bytes, bytes] = {}
         for chunk in _chunks(keys):
             found = await sql.fetch(
-                f"SELECT key, body FROM llmops_blob WHERE thread = ? AND ns = ? AND key IN ({_marks(chunk)})",  # noqa: S608 - marks only
+                f"SELECT key, body FROM llmops_blob WHERE thread = ? AND ns = ? AND key IN ({_marks(chunk)})",
                 (thread, ns, *chunk),
             )
             blobs.update((bytes(key), bytes(body)) for key, body in found)
         ids = _padded(ids)
         rows = await sql.fetch(
-            "SELECT t.stamp, t.epoch, w.ns, w.id, w.task_id, w.idx, w.task_path, w.channel, w.body"  # noqa: S608 - marks only
+            "SELECT t.stamp, t.epoch, w.ns, w.id, w.task_id, w.idx, w.task_path, w.channel, w.body"
             " FROM llmops_thread t LEFT JOIN llmops_write w ON w.thread = t.thread AND w.ns = ?"
             f" AND w.id IN ({_marks(ids)}) WHERE t.thread = ?",
             (ns, *ids, thread),
@@ -226,7 +226,7 @@ class Warm:
         where = " AND ".join(condition for condition, _ in conditions) or "1 = 1"
         values = [value for _, condition_values in conditions for value in condition_values]
         found = await (await self.sql()).fetch(
-            f"SELECT t.thread_id, t.thread, t.epoch, {ROW}"  # noqa: S608 - conditions are our constants
+            f"SELECT t.thread_id, t.thread, t.epoch, {ROW}"
             " FROM llmops_checkpoint c JOIN llmops_thread t ON t.thread = c.thread"
             f" WHERE {where} ORDER BY c.id DESC, c.ns DESC, c.thread DESC LIMIT ?",
             (*values, rows),
@@ -267,14 +267,14 @@ class Warm:
         for table, column, values in deletes:
             if values:
                 await transaction.execute_many(
-                    f"DELETE FROM llmops_{table} WHERE thread = ? AND ns = ? AND {column} = ?",  # noqa: S608 - our names
+                    f"DELETE FROM llmops_{table} WHERE thread = ? AND ns = ? AND {column} = ?",
                     values,
                 )
 
     async def clear(self, transaction: Transaction, thread: bytes) -> None:
         """Delete everything of a thread but its own row."""
         for table in TABLES:
-            await transaction.execute(f"DELETE FROM {table} WHERE thread = ?", (thread,))  # noqa: S608 - our names
+            await transaction.execute(f"DELETE FROM {table} WHERE thread = ?", (thread,))
 
     async def delete(self, thread: bytes) -> tuple[str | None, list[bytes]] | None:
         """Delete a thread; its object if it was cold and its namespaces, or None when there is no such thread."""
@@ -319,7 +319,7 @@ class Warm:
         for chunk in _chunks(runs):
             for table in ("llmops_checkpoint", "llmops_cold_run"):
                 rows = await sql.fetch(
-                    f"SELECT DISTINCT t.thread, t.thread_id FROM {table} r JOIN llmops_thread t ON t.thread = r.thread"  # noqa: S608 - our names
+                    f"SELECT DISTINCT t.thread, t.thread_id FROM {table} r JOIN llmops_thread t ON t.thread = r.thread"
                     f" WHERE r.run IN ({_marks(chunk)})",
                     chunk,
                 )
@@ -350,7 +350,7 @@ class Warm:
         )[0]
         warm_bytes = int(total or 0)
         for table in ("llmops_blob", "llmops_write"):
-            warm_bytes += int((await sql.fetch(f"SELECT SUM(LENGTH(body)) FROM {table}"))[0][0] or 0)  # noqa: S608 - our names
+            warm_bytes += int((await sql.fetch(f"SELECT SUM(LENGTH(body)) FROM {table}"))[0][0] or 0)
         tiers = await sql.fetch(
             "SELECT tier, COUNT(*), SUM(checkpoints), SUM(object_bytes) FROM llmops_thread GROUP BY tier"
         )
@@ -365,7 +365,7 @@ def _fresh() -> int:
 
 
 def _select(table: str, fields: Sequence[str]) -> str:
-    return f"SELECT {', '.join(fields)} FROM llmops_{table} WHERE thread = ?"  # noqa: S608 - our names
+    return f"SELECT {', '.join(fields)} FROM llmops_{table} WHERE thread = ?"
 
 
 def _chunks(values: Sequence[bytes]) -> Iterator[list[bytes]]:

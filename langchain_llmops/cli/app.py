@@ -54,15 +54,15 @@ def main() -> None:
 
 
 def _run() -> None:
-    from langchain_llmops.cli.cost import cost  # noqa: PLC0415 - commands load what they need
-    from langchain_llmops.cli.demo import demo  # noqa: PLC0415
-    from langchain_llmops.cli.prices import prices  # noqa: PLC0415
-    from langchain_llmops.cli.replay import replay  # noqa: PLC0415
-    from langchain_llmops.cli.reports import errors, latency, logs, trace  # noqa: PLC0415
-    from langchain_llmops.cli.settings import settings  # noqa: PLC0415
-    from langchain_llmops.cli.simulate import record, simulate  # noqa: PLC0415
-    from langchain_llmops.cli.traces import traces  # noqa: PLC0415
-    from langchain_llmops.simulator import SimulatorError  # noqa: PLC0415
+    from langchain_llmops.cli.cost import cost
+    from langchain_llmops.cli.demo import demo
+    from langchain_llmops.cli.prices import prices
+    from langchain_llmops.cli.replay import replay
+    from langchain_llmops.cli.reports import errors, latency, logs, trace
+    from langchain_llmops.cli.settings import settings
+    from langchain_llmops.cli.simulate import record, simulate
+    from langchain_llmops.cli.traces import traces
+    from langchain_llmops.simulator import SimulatorError
 
     commands = (demo, cost, latency, errors, trace, logs, replay, traces, prices, simulate, record, settings)
     for command in commands:

@@ -7,6 +7,7 @@ import logging
 import os
 import tempfile
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 from uuid import uuid4
@@ -108,8 +109,6 @@ def _judge(report: Report) -> None:
 
 
 def _demo(settings: Settings, chosen: list[Conversation], **options: Any) -> Any:
-    from functools import partial  # noqa: PLC0415
-
     from langchain_llmops.demo.run import Demo  # noqa: PLC0415 - imports LangChain, LangGraph and the drivers
 
     return partial(Demo, settings, chosen, **options)

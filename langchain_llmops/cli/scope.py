@@ -97,7 +97,7 @@ def scoped(command: Callable[..., None]) -> Callable[..., None]:
         for name, option in OPTIONS.items()
     ]
     # typer reads the command line of a function from these
-    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined] # functions take attributes; typer reads this one
     run.__annotations__ = {p.name: p.annotation for p in parameters}
     run.__name__, run.__doc__ = command.__name__, command.__doc__
     return run

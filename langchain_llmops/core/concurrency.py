@@ -68,7 +68,7 @@ class Door:
         future = self.submit(coroutine)
         try:
             return future.result(timeout_s)
-        except BaseException:
+        except BaseException:  # a timeout or Ctrl-C: nobody waits for it any more
             future.cancel()
             raise
 
@@ -200,7 +200,7 @@ class SingleFlight:
     async def _lead(self, key: Hashable, flight: _Flight, call: Callable[[], Awaitable[T]]) -> T:
         try:
             value = await call()
-        except BaseException:
+        except BaseException:  # cancelled, too: the next waiter leads
             self._land(key, flight, (False, None))
             raise
         self._land(key, flight, (True, value))
@@ -209,7 +209,7 @@ class SingleFlight:
     def _lead_blocking(self, key: Hashable, flight: _Flight, call: Callable[[], T]) -> T:
         try:
             value = call()
-        except BaseException:
+        except BaseException:  # interrupted, too: as above
             self._land(key, flight, (False, None))
             raise
         self._land(key, flight, (True, value))

@@ -102,7 +102,7 @@ class Background:
         try:
             async with asyncio.timeout(timeout_s):
                 await self.flush()
-        except Exception as error:
+        except Exception as error:  # whatever it was, what is lost is counted and told
             await self._stop_writing(timeout_s)
             reason = redact(str(error)) or f"the database did not answer within {timeout_s:g} s"
             lost = self._buffer.give_up(reason)

@@ -60,7 +60,7 @@ class Asked:
         """How many calls had `low <= input tokens < high`, and their tokens in the order of `TOKENS`."""
         if (low, high) not in self._sums:
             rows = await self._sql.fetch(
-                f"SELECT COUNT(*), {SUMS} FROM llmops_calls{self._where} AND input_tokens >= ? AND input_tokens < ?",  # noqa: S608
+                f"SELECT COUNT(*), {SUMS} FROM llmops_calls{self._where} AND input_tokens >= ? AND input_tokens < ?",
                 (*self._parameters, low, high),
             )
             self._sums[low, high] = [int(value or 0) for value in rows[0]]
@@ -70,7 +70,7 @@ class Asked:
         """What the embeddings cost as recorded."""
         if self._embedded is None:
             where, parameters = self._chosen.where(*EMBEDDED)
-            rows = await self._sql.fetch(f"SELECT SUM({COST}) FROM llmops_calls{where}", parameters)  # noqa: S608
+            rows = await self._sql.fetch(f"SELECT SUM({COST}) FROM llmops_calls{where}", parameters)
             self._embedded = from_pico(rows[0][0])
         return self._embedded
 
@@ -105,7 +105,7 @@ class OtherModel:
         """Dollars for the answers that came from the cache, had this model given them; of models with a price."""
         where, parameters = chosen.where(*HITS)
         rows = await sql.fetch(
-            f"SELECT kind, saved_usage, COUNT(*), SUM(saved_pico) FROM llmops_calls{where} GROUP BY 1, 2",  # noqa: S608
+            f"SELECT kind, saved_usage, COUNT(*), SUM(saved_pico) FROM llmops_calls{where} GROUP BY 1, 2",
             parameters,
         )
         return sum((self._cost_of_alike(*row) for row in rows), Decimal(0))
@@ -154,9 +154,9 @@ class OtherModel:
 async def superseded(sql: Sql, chosen: Filter) -> list[Superseded]:
     """Answers of priced models after which the same prompt was asked again on a later attempt or rung."""
     again, parameters = chosen.where("kind = 'model'", "(rung > 0 OR attempt > 1)")
-    where, _ = chosen.where("kind = 'model'", f"{REQUEST} IN (SELECT {REQUEST} FROM llmops_calls{again})")  # noqa: S608
+    where, _ = chosen.where("kind = 'model'", f"{REQUEST} IN (SELECT {REQUEST} FROM llmops_calls{again})")
     rows = await sql.fetch(
-        f"SELECT {USAGE}, saved_usage, {COST} + COALESCE(saved_pico, 0) FROM (SELECT *, {STEP} AS step,"  # noqa: S608
+        f"SELECT {USAGE}, saved_usage, {COST} + COALESCE(saved_pico, 0) FROM (SELECT *, {STEP} AS step,"
         f" LEAD({STEP}) OVER (PARTITION BY {REQUEST}, prompt_hash ORDER BY started_at, id) AS next_step"
         f" FROM llmops_calls{where}) steps WHERE {ANSWERED} AND next_step > step AND NOT {UNPRICED}",
         (*parameters, *parameters),

@@ -88,7 +88,7 @@ async def calls(
     if slower_than_s is not None:
         where, parameters = where + " AND latency_s >= ?", (*parameters, slower_than_s)
     rows = await sql.fetch(
-        f"SELECT {CALL} FROM llmops_calls{where} ORDER BY {ORDERS[order]} LIMIT ?",  # noqa: S608
+        f"SELECT {CALL} FROM llmops_calls{where} ORDER BY {ORDERS[order]} LIMIT ?",
         (*parameters, limit),
     )
     return [read_call(row) for row in rows]
@@ -103,7 +103,7 @@ async def conversations(
     among, parameters = chosen.where("session_id IS NOT NULL", told)
     within, again = chosen.where(SAME_TENANT)
     rows = await sql.fetch(
-        f"SELECT session_id, COUNT(*) FILTER (WHERE {turns}), SUM(latency_s) FILTER (WHERE {turns}),"  # noqa: S608
+        f"SELECT session_id, COUNT(*) FILTER (WHERE {turns}), SUM(latency_s) FILTER (WHERE {turns}),"
         f" COUNT(*) FILTER (WHERE {answers}), SUM({COST}) FILTER (WHERE {answers}), tenant"
         f" FROM (SELECT session_id AS best, tenant AS owner, {ranked} AS worth FROM llmops_calls{among}"
         f" GROUP BY tenant, session_id HAVING {ranked} > 0 ORDER BY 3 DESC, 1 LIMIT ?) bests"

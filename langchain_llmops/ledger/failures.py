@@ -38,7 +38,7 @@ async def failures(sql: Sql, chosen: Filter) -> list[Failure]:
     where, parameters = chosen.where(FAILED)
     group = "PARTITION BY kind, error_kind, error_class"
     rows = await sql.fetch(
-        "SELECT kind, error_kind, error_class, total, started_at, name, example, cost FROM ("  # noqa: S608
+        "SELECT kind, error_kind, error_class, total, started_at, name, example, cost FROM ("
         "SELECT kind, error_kind, error_class, started_at, COALESCE(model, name) AS name,"
         f" COALESCE(request_id, trace_id) AS example, COUNT(*) OVER ({group}) AS total,"
         f" SUM({COST}) OVER ({group}) AS cost, ROW_NUMBER() OVER ({group} ORDER BY started_at DESC, id DESC) AS place"

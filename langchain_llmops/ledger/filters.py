@@ -63,4 +63,4 @@ async def has_tenants(sql: Sql, chosen: Filter) -> bool:
     if chosen.tenant is not None:
         return False
     where, parameters = chosen.where()
-    return len(await sql.fetch(f"SELECT DISTINCT tenant FROM llmops_calls{where} LIMIT 2", parameters)) > 1  # noqa: S608
+    return len(await sql.fetch(f"SELECT DISTINCT tenant FROM llmops_calls{where} LIMIT 2", parameters)) > 1

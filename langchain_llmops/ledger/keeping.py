@@ -66,7 +66,7 @@ async def delete_user(sql: Sql, user: str, tenant: str | None) -> dict[str, int]
 
 async def _delete(sql: Sql, table: str, condition: str, values: tuple[Any, ...]) -> int:
     statement = (
-        f"DELETE FROM llmops_{table} WHERE id IN"  # noqa: S608 - names of this file; values are parameters
+        f"DELETE FROM llmops_{table} WHERE id IN"
         f" (SELECT id FROM llmops_{table} WHERE {condition} LIMIT {ROWS_PER_TRANSACTION})"
     )
     deleted = 0
@@ -78,10 +78,10 @@ async def _delete(sql: Sql, table: str, condition: str, values: tuple[Any, ...])
 async def _delete_told(sql: Sql, table: str, before: float, orphaned: float, tenant: str | None) -> int:
     """Page by page, as looking for the calls of many rows takes a while, and others wait for the database."""
     condition, values = _outlived(LINKS[table], before, orphaned, tenant)
-    page = f"SELECT id FROM llmops_{table} WHERE id > ? ORDER BY id LIMIT {ROWS_PER_TRANSACTION}"  # noqa: S608 - as above
-    last_of_page = f"SELECT MAX(id) FROM ({page}) page"  # noqa: S608 - as above
+    page = f"SELECT id FROM llmops_{table} WHERE id > ? ORDER BY id LIMIT {ROWS_PER_TRANSACTION}"
+    last_of_page = f"SELECT MAX(id) FROM ({page}) page"
     statement = (
-        f"DELETE FROM llmops_{table} WHERE id IN (SELECT told.id FROM llmops_{table} told"  # noqa: S608 - as above
+        f"DELETE FROM llmops_{table} WHERE id IN (SELECT told.id FROM llmops_{table} told"
         f" WHERE told.id > ? AND told.id <= ? AND ({condition}))"
     )
     done, deleted = 0, 0
@@ -98,7 +98,7 @@ def _outlived(link: str, before: float, orphaned: float, tenant: str | None) -> 
     same_user = "kept.user_id = gone.user_id AND COALESCE(kept.tenant, '') = COALESCE(gone.tenant, '')"
     stays = f"NOT ({_going('kept', before, tenant)[0]}) AND (gone.user_id IS NULL OR ({same_user}))"
     condition = (
-        f"(told.at < ?{whose})"  # noqa: S608 - as above
+        f"(told.at < ?{whose})"
         f" OR (told.at < ?{whose} AND NOT EXISTS (SELECT 1 FROM llmops_calls c WHERE {link.format('c')}))"
         f" OR EXISTS (SELECT 1 FROM llmops_calls gone WHERE {link.format('gone')} AND {goes} AND NOT EXISTS"
         f" (SELECT 1 FROM llmops_calls kept WHERE {link.format('kept')} AND {stays}))"

@@ -73,7 +73,7 @@ async def _sorted_there(sql: Sql, chosen: Filter, *, by_name: bool) -> list[Late
     where, parameters = chosen.where(*ANSWERS)
     name, groups = (NAME, "1, ROLLUP (2)") if by_name else (NO_NAME, "1")
     rows = await sql.fetch(
-        f'SELECT kind COLLATE "C", {name} COLLATE "C", {SORTED} FROM llmops_calls{where} GROUP BY {groups}',  # noqa: S608
+        f'SELECT kind COLLATE "C", {name} COLLATE "C", {SORTED} FROM llmops_calls{where} GROUP BY {groups}',
         parameters,
     )
     return [
@@ -116,15 +116,15 @@ async def _observed(sql: Sql, chosen: Filter, name: str) -> dict[_Key, list[arra
 async def _portions(sql: Sql, chosen: Filter, columns: str) -> AsyncIterator[list[Row]]:
     """Answers in the order of the table, which is the only quick one to read many in; few are found by an index."""
     where, parameters = chosen.where()
-    counted = f"SELECT COUNT(*), MIN(id), MAX(id) FROM llmops_calls{where}"  # noqa: S608
+    counted = f"SELECT COUNT(*), MIN(id), MAX(id) FROM llmops_calls{where}"
     ((count, first, last),) = await sql.fetch(counted, parameters)
     where, parameters = chosen.where(*ANSWERS)
     if count <= IDS_PER_READ:
-        yield await sql.fetch(f"SELECT {columns} FROM llmops_calls{where}", parameters)  # noqa: S608
+        yield await sql.fetch(f"SELECT {columns} FROM llmops_calls{where}", parameters)
         return
     for start in range(first, last + 1, IDS_PER_READ):
         yield await sql.fetch(
-            f"SELECT {columns} FROM llmops_calls NOT INDEXED{where} AND id >= ? AND id < ?",  # noqa: S608
+            f"SELECT {columns} FROM llmops_calls NOT INDEXED{where} AND id >= ? AND id < ?",
             (*parameters, start, start + IDS_PER_READ),
         )
 

@@ -36,18 +36,18 @@ async def matches(sql: Sql, prefix: str, chosen: Filter) -> Matches:
     union = " UNION ".join(statement for statement, _ in having)
     parameters = [value for _, values in having for value in values]
     counts = "COUNT(DISTINCT request), COUNT(DISTINCT trace), MIN(request), MIN(trace)"
-    ((requests, traces, request, trace),) = await sql.fetch(f"SELECT {counts} FROM ({union}) found", parameters)  # noqa: S608
+    ((requests, traces, request, trace),) = await sql.fetch(f"SELECT {counts} FROM ({union}) found", parameters)
     if traces == 1 or requests == 1:
         only = trace if traces == 1 else request
         return Matches(1, [only], only)
-    listed = f"SELECT DISTINCT request FROM ({union}) found ORDER BY request LIMIT {SHOWN}"  # noqa: S608
+    listed = f"SELECT DISTINCT request FROM ({union}) found ORDER BY request LIMIT {SHOWN}"
     return Matches(int(requests), [row[0] for row in await sql.fetch(listed, parameters)] if requests else [], None)
 
 
 def _having(name: str, prefix: str, chosen: Filter) -> tuple[str, list[Any]]:
     """The requests and traces of calls with such an id in one column, by its index."""
     where, parameters = chosen.where(f"SUBSTR({name}, 1, {len(prefix)}) = ?", *_between(name, prefix))
-    statement = f"SELECT {REQUEST} AS request, trace_id AS trace FROM llmops_calls{where}"  # noqa: S608
+    statement = f"SELECT {REQUEST} AS request, trace_id AS trace FROM llmops_calls{where}"
     return statement, [*parameters, prefix, *_bounds(prefix)]
 
 

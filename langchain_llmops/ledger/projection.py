@@ -26,7 +26,7 @@ __all__ = ["Alternative", "Sample", "alternatives", "compared_models", "cost_sam
 ANSWER: Final = f"{PAID} AND {ANSWERED}"
 # a session is a conversation whatever is in it, anything else only with a turn or a model call
 GROUPS: Final = (
-    "SELECT CASE WHEN MAX(session_id) IS NOT NULL THEN 'session'"  # noqa: S608 - of constants
+    "SELECT CASE WHEN MAX(session_id) IS NOT NULL THEN 'session'"
     " WHEN MAX(CASE WHEN kind IN ('turn', 'model') THEN 1 ELSE 0 END) = 1 THEN 'request' ELSE 'outside' END AS class,"
     f" COALESCE(SUM({COST}) FILTER (WHERE {ANSWER}), 0) AS pico, COUNT(*) FILTER (WHERE {ANSWER}) AS answers,"
     f" COUNT(*) FILTER (WHERE {ANSWER} AND {UNPRICED}) AS unknown FROM llmops_calls"
@@ -107,7 +107,7 @@ async def cost_sample(sql: Sql, chosen: Filter) -> Sample:
     """Every conversation, with the cost of its answers."""
     where, parameters = chosen.where()
     rows = await sql.fetch(
-        "SELECT class, COUNT(*), SUM(pico), SUM((pico / 1e12) * (pico / 1e12)), SUM(unknown), SUM(answers)"  # noqa: S608
+        "SELECT class, COUNT(*), SUM(pico), SUM((pico / 1e12) * (pico / 1e12)), SUM(unknown), SUM(answers)"
         f" FROM ({GROUPS}{where} GROUP BY {CONVERSATION}) parts WHERE class <> 'outside' OR answers > 0 GROUP BY class",
         parameters,
     )

@@ -74,7 +74,7 @@ class Spend:
 async def total_spend(sql: Sql, chosen: Filter) -> Spend:
     """Everything together."""
     where, parameters = chosen.where(PAID)
-    rows = await sql.fetch(f"SELECT NULL, NULL, {SUMS} FROM llmops_calls{where}", parameters)  # noqa: S608
+    rows = await sql.fetch(f"SELECT NULL, NULL, {SUMS} FROM llmops_calls{where}", parameters)
     return _spend(rows[0])
 
 
@@ -92,7 +92,7 @@ async def spend_by(
     where, parameters = chosen.where(PAID)
     in_sql = NEVER if limit is None or by == "tag" else limit
     rows = await sql.fetch(
-        f"SELECT {column}, {tenant}, {SUMS} FROM llmops_calls{where} GROUP BY 1, 2 ORDER BY {order} LIMIT ?",  # noqa: S608
+        f"SELECT {column}, {tenant}, {SUMS} FROM llmops_calls{where} GROUP BY 1, 2 ORDER BY {order} LIMIT ?",
         (*parameters, in_sql),
     )
     if by == "tag":

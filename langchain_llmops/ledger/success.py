@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["SuccessCost", "cost_per_success"]
 
 SPENT: Final = (
-    "SELECT COALESCE(tenant, '') AS owner, session_id AS session,"  # noqa: S608 - of constants
+    "SELECT COALESCE(tenant, '') AS owner, session_id AS session,"
     f" CASE WHEN {PAID} AND {ANSWERED} THEN {COST} ELSE 0 END AS pico FROM llmops_calls"
 )
 NEVER: Final = 2**62  # a LIMIT keeps databases from merging a subquery into the query, and from sorting all it reads
@@ -27,12 +27,12 @@ REPORTED: Final = (
 )
 # feedback names a run; given before its run was recorded, what the user knew: the request or the trace
 NAMED: Final = " UNION ".join(
-    f"SELECT {name} AS named, COALESCE(tenant, '') AS owner, session_id AS session FROM llmops_calls"  # noqa: S608 - as above
+    f"SELECT {name} AS named, COALESCE(tenant, '') AS owner, session_id AS session FROM llmops_calls"
     f" WHERE session_id IS NOT NULL AND {name} IN (SELECT run_id FROM llmops_feedback)"
     for name in ("run_id", "trace_id", "request_id")
 )
 SCORED: Final = (
-    "SELECT owner, session, MAX(CASE WHEN score >= ? THEN 1 ELSE 0 END) AS ok FROM ("  # noqa: S608 - as above
+    "SELECT owner, session, MAX(CASE WHEN score >= ? THEN 1 ELSE 0 END) AS ok FROM ("
     "SELECT run_id, tenant, score, ROW_NUMBER() OVER (PARTITION BY run_id, key ORDER BY at DESC, id DESC) AS place"
     " FROM llmops_feedback WHERE score IS NOT NULL) given"
     f" JOIN ({NAMED}) calls ON calls.named = given.run_id"
@@ -68,7 +68,7 @@ async def cost_per_success(sql: Sql, chosen: Filter, *, threshold: float = 0.5) 
     """
     where, parameters = chosen.where("session_id IS NOT NULL")
     rows = await sql.fetch(
-        f"SELECT COALESCE(told.ok, scored.ok), COUNT(*), SUM(spent.cost) FROM"  # noqa: S608
+        f"SELECT COALESCE(told.ok, scored.ok), COUNT(*), SUM(spent.cost) FROM"
         f" (SELECT owner, session, SUM(pico) AS cost FROM ({SPENT}{where} LIMIT {NEVER}) calls GROUP BY 1, 2) spent"
         f" LEFT JOIN ({REPORTED}) told ON told.owner = spent.owner AND told.session = spent.session"
         f" LEFT JOIN ({SCORED}) scored ON scored.owner = spent.owner AND scored.session = spent.session GROUP BY 1",

@@ -71,7 +71,7 @@ async def records_of(sql: Sql, columns: str, wanted: str, chosen: Filter = ALL) 
     traces = "SELECT trace_id FROM llmops_calls WHERE run_id = ?"
     for condition in ("request_id = ?", "trace_id = ?", f"trace_id IN ({traces})"):
         where, parameters = chosen.where(condition)
-        statement = f"SELECT {columns} FROM llmops_calls{where} ORDER BY started_at, id"  # noqa: S608
+        statement = f"SELECT {columns} FROM llmops_calls{where} ORDER BY started_at, id"
         rows = await sql.fetch(statement, (*parameters, wanted))
         if rows:
             return rows

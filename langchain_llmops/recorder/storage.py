@@ -172,7 +172,7 @@ def _conditions(body: Mapping[str, Any]) -> tuple[list[str], list[Any]]:
         if given := body.get(name):
             wanted = [str(value) for value in (given if isinstance(given, list) else [given])]
             condition = among(column, wanted)
-            named = f"project IN (SELECT name FROM llmops_recorder_projects WHERE {condition})"  # noqa: S608 - ours
+            named = f"project IN (SELECT name FROM llmops_recorder_projects WHERE {condition})"
             where.append(named if name == "session" else condition)
             values += wanted
     if body.get("start_time"):

@@ -94,7 +94,7 @@ class FallbackChain(DelegatingChatModel):
                 for chunk in model.stream(input, own, **kwargs):
                     yield end.saw(with_metadata(chunk, {RUNG: plan.step.rung}) if end.empty else chunk)
                 end.check()
-            except Exception as error:
+            except Exception as error:  # `_next` decides, and raises what is not for another rung
                 if not end.empty:
                     raise
                 self.sleep(self._next(plan, error, own))
@@ -116,7 +116,7 @@ class FallbackChain(DelegatingChatModel):
                 async for chunk in model.astream(input, own, **kwargs):
                     yield end.saw(with_metadata(chunk, {RUNG: plan.step.rung}) if end.empty else chunk)
                 end.check()
-            except Exception as error:
+            except Exception as error:  # as above
                 if not end.empty:
                     raise
                 await self.asleep(self._next(plan, error, own))

@@ -80,7 +80,7 @@ def _whereabouts(error: BaseException) -> str:
 def _host(error: BaseException) -> str:
     """Of the request that openai, anthropic and httpx keep on their errors; credentials, path and query stay behind."""
     try:
-        url = urlsplit(str(error.request.url))  # type: ignore[attr-defined]
+        url = urlsplit(str(error.request.url))  # type: ignore[attr-defined] # who has no request is caught below
         port = f":{url.port}" if url.port else ""
     except (AttributeError, RuntimeError, ValueError):
         return ""  # no request on it, or none that can be read: the model and the kind are told without

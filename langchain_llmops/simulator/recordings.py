@@ -66,7 +66,7 @@ def write_recordings(path: str | Path, recordings: Iterable[Recording]) -> None:
                 file.flush()
                 os.fsync(file.fileno())
             Path(temporary).replace(target)
-        except BaseException:
+        except BaseException:  # interrupted, too: no temporary file stays
             Path(temporary).unlink(missing_ok=True)
             raise
     except OSError as error:

@@ -137,4 +137,4 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 def _is_port(server: str) -> bool:
     host, colon, port = server.rpartition(":")
-    return not colon or server.endswith("]") or bool(host and port.isdigit() and int(port) <= 0xFFFF)  # noqa: PLR2004
+    return not colon or server.endswith("]") or bool(host and port.isdigit() and int(port) <= 0xFFFF)  # noqa: PLR2004 - the highest port there is

@@ -98,7 +98,7 @@ class _Connections:
                     return connection
                 await settled(connection.close())
             return await self._connect()
-        except BaseException:
+        except BaseException:  # cancelled, too: the place among the connections is given back
             self._free.release()
             raise
 
@@ -309,7 +309,7 @@ class _PostgresSql:
             await self._database.run(connection, "BEGIN")
             try:
                 yield _Statements(self._database, connection)
-            except BaseException:
+            except BaseException:  # cancelled, too: nothing half-written stays
                 await self._roll_back(connection)
                 raise
             ended = await self._database.run(connection, "COMMIT")

@@ -127,7 +127,7 @@ class _File:
             connection.create_function("llmops_total", 2, _total, deterministic=True)
             self._write_ahead(connection)
             connection.execute(f"PRAGMA synchronous = {self._synchronous}")
-        except BaseException:
+        except BaseException:  # interrupted, too: an open file is closed
             connection.close()
             raise
         return connection
@@ -219,7 +219,7 @@ class _SqliteSql(_Statements):
         await self._run(_begin, Turn.BEGIN, owner)
         try:
             yield _Statements(self._turns, self._file, owner)
-        except BaseException:
+        except BaseException:  # cancelled, too: nothing half-written stays
             await self._run(_roll_back, Turn.END, owner)
             raise
         await self._run(_commit, Turn.END, owner)
@@ -278,7 +278,7 @@ def _insert_rows(
 @lru_cache(maxsize=64)
 def _insert_statement(table: str, columns: tuple[str, ...], rows: int) -> str:
     row = f"({', '.join('?' * len(columns))})"
-    return f"INSERT INTO {table} ({', '.join(columns)}) VALUES {', '.join([row] * rows)}"  # noqa: S608 - our own names
+    return f"INSERT INTO {table} ({', '.join(columns)}) VALUES {', '.join([row] * rows)}"
 
 
 def _total(value: bytes, by: int) -> bytes | None:

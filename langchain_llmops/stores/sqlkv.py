@@ -141,17 +141,17 @@ class _Statements:
             f" expires_at = CASE WHEN {dead} THEN excluded.expires_at ELSE llmops_kv.expires_at END RETURNING value"
         )
         self.sweep = (
-            f"DELETE FROM llmops_kv WHERE key IN (SELECT key FROM llmops_kv WHERE expires_at <= {words.now}"  # noqa: S608
+            f"DELETE FROM llmops_kv WHERE key IN (SELECT key FROM llmops_kv WHERE expires_at <= {words.now}"
             f" ORDER BY expires_at LIMIT ?{words.skip_locked})"
         )
 
     def select(self, keys: int) -> str:
-        return f"SELECT key, value FROM llmops_kv WHERE key IN ({_marks(keys)}) AND {self._live}"  # noqa: S608
+        return f"SELECT key, value FROM llmops_kv WHERE key IN ({_marks(keys)}) AND {self._live}"
 
     def delete(self, keys: int) -> str:
         """Locks rows in the order of their keys, as `upsert` does, so that the two never wait for each other."""
-        chosen = f"SELECT key FROM llmops_kv WHERE key IN ({_marks(keys)}) AND {self._live}"  # noqa: S608
-        return f"DELETE FROM llmops_kv WHERE key IN ({chosen} ORDER BY key{self._for_update})"  # noqa: S608
+        chosen = f"SELECT key FROM llmops_kv WHERE key IN ({_marks(keys)}) AND {self._live}"
+        return f"DELETE FROM llmops_kv WHERE key IN ({chosen} ORDER BY key{self._for_update})"
 
     def upsert(self, rows: int) -> str:
         return self._insert + ", ".join([self._row] * rows) + self._update

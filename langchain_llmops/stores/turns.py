@@ -132,7 +132,7 @@ class InPlace(Generic[C]):
         self._acquire()
         try:
             result = job(self._held.get())
-        except BaseException:
+        except BaseException:  # interrupted, too: the next turn must come
             self._release()
             raise
         if turn is Turn.ALONE:

@@ -152,7 +152,7 @@ class _TracerVariable:
         if isinstance(asked, cls):
             return asked
         before = cls(asked)
-        langchain_context.tracing_v2_callback_var = before  # type: ignore[assignment]
+        langchain_context.tracing_v2_callback_var = before  # type: ignore[assignment] # LangChain asks it for no more than `get`, `set` and `reset`
         return before
 
     def put(self, hook: _Hook) -> None:

@@ -53,7 +53,7 @@ def exposition(registry: CollectorRegistry) -> bytes:
         for _ in registry.collect():  # so that this worker's part is of now
             pass
         registry = CollectorRegistry()
-        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        MultiProcessCollector(registry)  # type: ignore[no-untyped-call] # prometheus_client has no types here
     return generate_latest(registry)
 
 

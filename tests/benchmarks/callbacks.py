@@ -28,16 +28,16 @@ for name in ("LANGSMITH_TRACING", "LANGCHAIN_TRACING_V2"):
     os.environ.pop(name, None)
 logging.disable(logging.ERROR)
 
-from langchain.agents import create_agent  # noqa: E402
-from langchain_core.callbacks import BaseCallbackHandler  # noqa: E402
-from langchain_core.language_models import BaseChatModel  # noqa: E402
-from langchain_core.messages import AIMessage, AIMessageChunk, ToolMessage  # noqa: E402
-from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult  # noqa: E402
-from langchain_core.tools import tool  # noqa: E402
+from langchain.agents import create_agent
+from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessage, AIMessageChunk, ToolMessage
+from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+from langchain_core.tools import tool
 
-from langchain_llmops import LLMOps, OpsCallbackHandler, Settings  # noqa: E402
-from langchain_llmops.telemetry.prometheus import PrometheusReader, exposition  # noqa: E402
-from tests.benchmarks.harness import Figure, arguments, interleaved, nothing, paired_ratio, show  # noqa: E402
+from langchain_llmops import LLMOps, OpsCallbackHandler, Settings
+from langchain_llmops.telemetry.prometheus import PrometheusReader, exposition
+from tests.benchmarks.harness import Figure, arguments, interleaved, nothing, paired_ratio, show
 
 TOKENS = 500
 USAGE = {

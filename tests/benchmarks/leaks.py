@@ -23,15 +23,15 @@ for name in ("LANGSMITH_TRACING", "LANGCHAIN_TRACING_V2"):
     os.environ.pop(name, None)
 logging.disable(logging.ERROR)
 
-from langchain.agents import create_agent  # noqa: E402
-from langchain_core.runnables import RunnableLambda  # noqa: E402
-from langchain_core.tools import tool  # noqa: E402
-from langchain_core.tracers import LangChainTracer  # noqa: E402
-from langsmith import Client  # noqa: E402
+from langchain.agents import create_agent
+from langchain_core.runnables import RunnableLambda
+from langchain_core.tools import tool
+from langchain_core.tracers import LangChainTracer
+from langsmith import Client
 
-from langchain_llmops import LLMOps, Settings  # noqa: E402
-from tests.benchmarks.harness import Figure, arguments, show  # noqa: E402
-from tests.support.models import Hang, ScriptedModel, answer, tool_call  # noqa: E402
+from langchain_llmops import LLMOps, Settings
+from tests.benchmarks.harness import Figure, arguments, show
+from tests.support.models import Hang, ScriptedModel, answer, tool_call
 
 ROUND = 100  # mixed runs of one round: models, tools, turns and chains that a user starts
 

@@ -31,16 +31,16 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from langchain_core.utils.uuid import uuid7  # noqa: E402
+from langchain_core.utils.uuid import uuid7
 
-from langchain_llmops.core.concurrency import drive, run_sync  # noqa: E402
-from langchain_llmops.core.events import CallFinished  # noqa: E402
-from langchain_llmops.core.types import CallRecord, Identity, Money, Usage  # noqa: E402
-from langchain_llmops.ledger.filters import Filter  # noqa: E402
-from langchain_llmops.ledger.latency import latencies  # noqa: E402
-from langchain_llmops.ledger.schema import CALL_COLUMNS, MIGRATIONS, call_row  # noqa: E402
-from langchain_llmops.ledger.writer import Ledger  # noqa: E402
-from langchain_llmops.stores.base import open_store  # noqa: E402
+from langchain_llmops.core.concurrency import drive, run_sync
+from langchain_llmops.core.events import CallFinished
+from langchain_llmops.core.types import CallRecord, Identity, Money, Usage
+from langchain_llmops.ledger.filters import Filter
+from langchain_llmops.ledger.latency import latencies
+from langchain_llmops.ledger.schema import CALL_COLUMNS, MIGRATIONS, call_row
+from langchain_llmops.ledger.writer import Ledger
+from langchain_llmops.stores.base import open_store
 
 ROWS, QUICK_ROWS = 20_000, 6_000
 ROUNDS, QUICK_ROUNDS = 7, 3

@@ -61,7 +61,7 @@ def multipart(*parts: tuple[str, object]) -> bytes:
     return body + f"--{BOUNDARY}--\r\n".encode()
 
 
-PACKED = {"identity": bytes, "gzip": gzip.compress, "zstd": zstandard.ZstdCompressor().compress}
+PACKED = {"identity": bytes, "gzip": gzip.compress, "zstd": zstandard.compress}
 
 
 def send(http, body: bytes, encoding: str = "identity"):

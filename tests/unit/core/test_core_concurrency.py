@@ -484,7 +484,7 @@ def test_an_interrupt_while_waiting_at_the_door_cancels_the_work() -> None:
         "async def slow():\n    print('began', flush=True)\n"
         "    try:\n        await asyncio.Event().wait()\n"
         "    except asyncio.CancelledError:\n        print('cancelled', flush=True)\n        raise\n"
-        "try:\n    run_sync(slow())\nexcept KeyboardInterrupt:\n    run_sync(asyncio.sleep(0))\n    print('interrupted')\n"  # noqa: E501
+        "try:\n    run_sync(slow())\nexcept KeyboardInterrupt:\n    run_sync(asyncio.sleep(0))\n    print('interrupted')\n"  # noqa: E501 - a program in one text
     )
     child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     with child:

@@ -77,4 +77,4 @@ def test_a_reader_can_leave_even_while_it_is_told() -> None:
 
 def test_events_cannot_be_changed() -> None:
     with pytest.raises(AttributeError):
-        HIT.outcome = "miss"  # type: ignore[misc]
+        HIT.outcome = "miss"  # type: ignore[misc] # that it is frozen is what is tested

@@ -134,7 +134,10 @@ def raw(usage: Usage) -> genai_prices.Usage:
 
 def random_usage(draw: random.Random) -> Usage:
     total, out = draw.choice((100, 5_000, 150_000, 250_000, 400_000)), draw.randrange(5_000)
-    part = lambda: draw.randrange(total // 4)  # noqa: E731
+
+    def part() -> int:
+        return draw.randrange(total // 4)
+
     if draw.random() < 0.25:  # audio that was also cached is a kind of its own, which we do not carry
         return Usage(total, out, audio_input_tokens=part(), audio_output_tokens=draw.randrange(out + 1))
     return Usage(total, out, cache_read_tokens=part(), cache_write_tokens=part(), cache_write_1h_tokens=part())
@@ -333,7 +336,7 @@ def test_a_tier_has_its_price_where_one_is_listed(model, tier, dollars, book) ->
 
 
 def test_a_moment_without_a_zone_is_in_utc_and_others_are_brought_there(book) -> None:
-    moments = (datetime(2026, 3, 12, 23, 30), datetime.fromisoformat("2026-03-13T01:30:00+02:00"))  # noqa: DTZ001
+    moments = (datetime(2026, 3, 12, 23, 30), datetime.fromisoformat("2026-03-13T01:30:00+02:00"))  # noqa: DTZ001 - a moment without a zone is what is tested
     for moment in moments:
         assert book.price("claude-sonnet-4-6", Usage(300_000, 0), at=moment).total_usd == Decimal("1.8")
 

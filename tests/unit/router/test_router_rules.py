@@ -201,7 +201,7 @@ def test_text_in_blocks_is_read_as_text() -> None:
 
 CODE = ["```\nx\n```", "def main():", "class A:", "import os", "function f() {", "x => x + 1", "</div>",
         "SELECT a FROM b", "Traceback (most recent call last)", "int x = 1;"]  # fmt: skip
-PROSE = ["where is my order", "I was in a class on Friday", "what is the function of the liver", "select a gift from us",  # noqa: E501
+PROSE = ["where is my order", "I was in a class on Friday", "what is the function of the liver", "select a gift from us",  # noqa: E501 - sentences, one after another
          "the price; is it fixed?", "a <- b"]  # fmt: skip
 
 
