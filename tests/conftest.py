@@ -5,17 +5,23 @@ from __future__ import annotations
 import contextlib
 import os
 import uuid
+from urllib.parse import urlsplit, urlunsplit
 
 import pytest
 
 from tests.support import servers
 
+WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 
-def _server(start, variable: str):
-    """The user's own server when the variable names one, else a child; one that cannot start is a failure in CI."""
+
+def _server(start, variable: str, own=str):
+    """The user's own server when the variable names one, else a child; one that cannot start is a failure in CI.
+
+    `own` makes of the user's URL that of this test process.
+    """
     given = os.environ.get(variable)
     if given:
-        yield given
+        yield own(given)
         return
     with contextlib.ExitStack() as stack:
         try:
@@ -27,9 +33,15 @@ def _server(start, variable: str):
         yield getattr(server, "url", server)
 
 
+def redis_database_of_its_own(url: str) -> str:
+    """Test processes empty Redis before a test: the first takes the named database, the next the next one."""
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(path=f"/{int(parts.path.strip('/') or 0) + WORKER}"))
+
+
 @pytest.fixture(scope="session")
 def redis_url():
-    yield from _server(servers.redis_server, "LLMOPS_TEST_REDIS_URL")
+    yield from _server(servers.redis_server, "LLMOPS_TEST_REDIS_URL", redis_database_of_its_own)
 
 
 @pytest.fixture(scope="session")
