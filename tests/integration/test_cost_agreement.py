@@ -7,10 +7,8 @@ from collections import defaultdict
 from decimal import Decimal
 from typing import ClassVar
 
-import langsmith
 import pytest
 from langchain_core.utils.function_calling import convert_to_openai_tool
-from langsmith import utils as langsmith_utils
 
 from langchain_llmops import LLMOps, Settings
 from langchain_llmops.core.tokens import default_token_counter
@@ -19,6 +17,7 @@ from langchain_llmops.demo.run import Demo
 from langchain_llmops.demo.traffic import read_traffic
 from langchain_llmops.recorder.running import running as recording
 from tests.support.data import shared_data
+from tests.support.langsmith import traced_to
 
 SAMPLE = 15
 # dollars per million tokens (input, output), from the provider's price list
@@ -26,18 +25,9 @@ PRICES = {"gpt-4o-mini": (Decimal("0.15"), Decimal("0.60")), "gpt-4o": (Decimal(
 
 
 @pytest.fixture
-def recorder(monkeypatch):
-    with recording() as recorder:
-        monkeypatch.setenv("LANGSMITH_TRACING", "true")
-        monkeypatch.setenv("LANGSMITH_ENDPOINT", recorder.url)
-        monkeypatch.setenv("LANGSMITH_API_KEY", "lsv2_pt_test")
-        langsmith_utils.get_env_var.cache_clear()
-        langsmith_utils.get_tracer_project.cache_clear()
-        langsmith.configure(client=None)
+def recorder():
+    with recording() as recorder, traced_to(recorder.url):
         yield recorder
-        langsmith.configure(client=None)
-    langsmith_utils.get_env_var.cache_clear()
-    langsmith_utils.get_tracer_project.cache_clear()
 
 
 class Watched(LLMOps):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from contextlib import contextmanager
 from decimal import Decimal
 
 import httpx
@@ -22,12 +21,11 @@ from langchain_core.runnables import RunnableLambda
 from langchain_core.tools import tool
 from langchain_core.tracers.langchain import wait_for_all_tracers
 from langchain_openai import ChatOpenAI
-from langsmith import utils as langsmith_utils
 
-from langchain_llmops import LLMOps, Settings
 from langchain_llmops.ledger.tree import trace_tree
 from langchain_llmops.recorder.running import running as recording
 from langchain_llmops.simulator import Scripted, running
+from tests.support.langsmith import opened, traced_to
 from tests.support.models import Hang, ScriptedModel
 
 SCRIPT = [
@@ -44,34 +42,15 @@ def lookup(order_id: str) -> str:
 
 
 @pytest.fixture
-def recorder(monkeypatch):
-    with recording() as recorder:
-        monkeypatch.setenv("LANGSMITH_TRACING", "true")
-        monkeypatch.setenv("LANGSMITH_ENDPOINT", recorder.url)
-        monkeypatch.setenv("LANGSMITH_API_KEY", "lsv2_pt_test")
-        monkeypatch.setenv("LANGSMITH_PROJECT", "llmops-tests")
-        langsmith_utils.get_env_var.cache_clear()
-        langsmith_utils.get_tracer_project.cache_clear()
-        langsmith.configure(client=None)  # LangChain's own tracer keeps the first client of the process
+def recorder():
+    with recording() as recorder, traced_to(recorder.url, "llmops-tests"):
         yield recorder
-        wait_for_all_tracers()
-        langsmith.configure(client=None)
-    langsmith_utils.get_env_var.cache_clear()
-    langsmith_utils.get_tracer_project.cache_clear()
 
 
 @pytest.fixture
 def simulator():
     with running(Scripted(SCRIPT)) as simulator:
         yield simulator
-
-
-@contextmanager
-def opened(folder, **settings):
-    with LLMOps(Settings(state_dir=folder, log_calls="off", **settings)) as ops:
-        client = ops.callbacks[1].client
-        yield ops
-    client.cleanup()
 
 
 @pytest.fixture

@@ -9,17 +9,17 @@ import socket
 import subprocess
 import sys
 import threading
-from contextlib import contextmanager
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import httpx
 import pytest
-from langchain_core.tracers.langchain import wait_for_all_tracers
-from langsmith import utils as langsmith_utils
 
-from langchain_llmops import LLMOps, Settings, sending, tracing
+from langchain_llmops import sending, tracing
 from langchain_llmops.core.errors import LLMOpsError
 from langchain_llmops.recorder.running import running as recording
+from tests.support import langsmith
+from tests.support.langsmith import environment, traced_to
 from tests.support.models import ScriptedModel, eventually
 
 LOST = "LangSmith did not take everything"
@@ -41,25 +41,7 @@ print(json.dumps(dict(ops._observers.tracing.losses)))
 """
 
 
-@contextmanager
-def traced_to(url):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LANGSMITH_TRACING", "true")
-        patch.setenv("LANGSMITH_ENDPOINT", url)
-        patch.setenv("LANGSMITH_API_KEY", "lsv2_pt_test")
-        langsmith_utils.get_env_var.cache_clear()
-        langsmith_utils.get_tracer_project.cache_clear()
-        yield
-        wait_for_all_tracers()
-    langsmith_utils.get_env_var.cache_clear()
-    langsmith_utils.get_tracer_project.cache_clear()
-
-
-@contextmanager
-def opened(folder, **settings):
-    with LLMOps(Settings(state_dir=folder, trace_project="fresh", log_calls="off", **settings)) as ops:
-        yield ops
-    ops.callbacks[1].client.cleanup()
+opened = partial(langsmith.opened, trace_project="fresh")
 
 
 @pytest.fixture
@@ -200,14 +182,9 @@ def test_feedback_that_finds_too_much_waiting_is_counted_and_logged(recorder, tm
 
 @pytest.mark.parametrize("way", ["closed", "left open"])
 def test_a_silent_langsmith_does_not_hold_the_interpreter(silent, tmp_path, way):
-    environment = {
-        **os.environ,
-        "LANGSMITH_TRACING": "true",
-        "LANGSMITH_ENDPOINT": silent,
-        "LANGSMITH_API_KEY": "lsv2_pt_test",
-    }
     command = [sys.executable, "-c", CHILD, str(tmp_path), way]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30, check=True)
+    told = {**os.environ, **environment(silent)}
+    done = subprocess.run(command, env=told, capture_output=True, text=True, timeout=30, check=True)
     assert done.stderr.count(LOST) == 1, done.stderr
     assert "1 runs and 1 feedback are lost" in done.stderr
     if way == "closed":

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 
 import langsmith
 import pytest
@@ -14,39 +13,18 @@ from langchain.agents.middleware import ModelRetryMiddleware
 from langchain_core.callbacks import CallbackManager
 from langchain_core.runnables import RunnableLambda
 from langchain_core.tracers.langchain import wait_for_all_tracers
-from langsmith import utils as langsmith_utils
 
-from langchain_llmops import LLMOps, Settings
 from langchain_llmops.recorder.running import running as recording
+from tests.support.langsmith import opened, traced_to
 from tests.support.models import ScriptedModel, chunk
 
 ADA = "I am ada@example.com"
 
 
 @pytest.fixture
-def recorder(monkeypatch):
-    with recording() as recorder:
-        monkeypatch.setenv("LANGSMITH_TRACING", "true")
-        monkeypatch.setenv("LANGSMITH_ENDPOINT", recorder.url)
-        monkeypatch.setenv("LANGSMITH_API_KEY", "lsv2_pt_test")
-        monkeypatch.setenv("LANGSMITH_PROJECT", "of-the-environment")
-        langsmith_utils.get_env_var.cache_clear()
-        langsmith_utils.get_tracer_project.cache_clear()
-        langsmith.configure(client=None)  # LangChain's own tracer keeps the first client of the process
+def recorder():
+    with recording() as recorder, traced_to(recorder.url, "of-the-environment"):
         yield recorder
-        wait_for_all_tracers()
-        langsmith.configure(client=None)
-    langsmith_utils.get_env_var.cache_clear()
-    langsmith_utils.get_tracer_project.cache_clear()
-
-
-@contextmanager
-def opened(folder, **settings):
-    with LLMOps(Settings(state_dir=folder, log_calls="off", **settings)) as ops:
-        client = ops.callbacks[1].client
-        yield ops
-    client.cleanup()
-    wait_for_all_tracers()
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from langsmith.utils import LangSmithNotFoundError
 
 from langchain_llmops.recorder.running import running as recording
 from langchain_llmops.simulator import Latency, Scripted, running
+from tests.support.langsmith import variables
 from tests.support.models import eventually
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::langsmith.utils.LangSmithWarning")
@@ -49,18 +50,14 @@ def recorder():
 
 
 @pytest.fixture
-def client(request, recorder, monkeypatch):
+def client(request, recorder):
     """LangSmith's client in one of its ways to send."""
     sends = getattr(request, "param", "compressed")
-    if sends == "multipart":
-        monkeypatch.setenv("LANGSMITH_DISABLE_RUN_COMPRESSION", "true")
-        langsmith.utils.get_env_var.cache_clear()
-        langsmith.utils.get_tracer_project.cache_clear()
-    client = Client(api_url=recorder.url, api_key="local", web_url=recorder.url, auto_batch_tracing=sends != "single")
-    yield client
-    client.cleanup()
-    langsmith.utils.get_env_var.cache_clear()
-    langsmith.utils.get_tracer_project.cache_clear()
+    with variables({"LANGSMITH_DISABLE_RUN_COMPRESSION": "true"} if sends == "multipart" else {}):
+        automatic = sends != "single"
+        client = Client(api_url=recorder.url, api_key="local", web_url=recorder.url, auto_batch_tracing=automatic)
+        yield client
+        client.cleanup()
 
 
 @pytest.fixture(scope="module")
