@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from langchain_llmops.ledger.tree import records_of
@@ -97,34 +98,20 @@ class Observers:
         return (own[0][0], own[0][1]) if own else (wanted, None)
 
     def _watch(self, bus: Bus, handler: OpsCallbackHandler) -> None:
-        watch, ledger, tracing = self.metrics.watch, self.ledger, self.tracing
-        watch("llmops_bare_records", "Records made without figures.", lambda: handler.failures, counter=True)
+        watch, count = self.metrics.watch, partial(self.metrics.watch, counter=True)
+        ledger, board, tracing, log = self.ledger, self.scoreboard, self.tracing, self._call_log
+        count("llmops_bare_records", "Records made without figures.", lambda: handler.failures)
         watch("llmops_open_runs", "Runs that have started and not ended.", lambda: handler.open_runs)
-        watch(
-            "llmops_cut_contents", "Contents too long to be kept whole.", lambda: handler.cut + ledger.cut, counter=True
-        )
+        count("llmops_cut_contents", "Contents too long to be kept whole.", lambda: handler.cut + ledger.cut)
         watch("llmops_ledger_buffered_rows", "Records that wait to be written.", lambda: ledger.buffered)
-        watch("llmops_ledger_dropped_rows", "Records that the ledger lost.", lambda: ledger.dropped, counter=True)
-        watch("llmops_ledger_failures", "Writes of the ledger that failed.", lambda: ledger.failures, counter=True)
-        watch(
-            "llmops_reader_failures",
-            "Events that a reader failed on.",
-            lambda: bus.failures,
-            label="reader",
-            counter=True,
-        )
-        board = self.scoreboard
-        watch("llmops_unscored_calls", "Calls the scoreboard could not count.", lambda: board.failures, counter=True)
-        watch(
-            "llmops_trace_losses",
-            "Runs and feedback that LangSmith did not take.",
-            lambda: tracing.losses,
-            label="what",
-            counter=True,
-        )
-        log = self._call_log
+        count("llmops_ledger_dropped_rows", "Records that the ledger lost.", lambda: ledger.dropped)
+        count("llmops_ledger_failures", "Writes of the ledger that failed.", lambda: ledger.failures)
+        count("llmops_reader_failures", "Events that a reader failed on.", lambda: bus.failures, label="reader")
+        count("llmops_unscored_calls", "Calls the scoreboard could not count.", lambda: board.failures)
+        losses = "Runs and feedback that LangSmith did not take."
+        count("llmops_trace_losses", losses, lambda: tracing.losses, label="what")
         if log is not None:
-            watch("llmops_log_dropped_lines", "Log lines that were dropped.", lambda: log.failures, counter=True)
+            count("llmops_log_dropped_lines", "Log lines that were dropped.", lambda: log.failures)
 
 
 def _opentelemetry() -> Any:
