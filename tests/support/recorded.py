@@ -40,6 +40,27 @@ def call(kind="model", **fields) -> CallRecord:
     return CallRecord(kind=kind, **{**plain, **fields})
 
 
+def chat(**fields) -> CallRecord:
+    """The same bare call of a chat model each time, with `fields` changed."""
+    plain = {"kind": "model", "run_id": "run-1", "trace_id": "trace-1", "name": "ChatOpenAI", "model": "gpt-4o-mini"}
+    return CallRecord(**{**plain, "started_at": 1000.0, "latency_s": 0.3, **fields})
+
+
+def full(**fields) -> CallRecord:
+    """A failed call of a chat model with a value in every field but `unpriced`."""
+    every = {
+        "parent_run_id": "run-0", "identity": Identity("acme", "team-1", "u1", "s1", "r1", "key-1", "10.0.0.9"),
+        "provider": "openai", "usage": Usage(1000, 200, 300, 40, 50, 60, 7, 8), "estimated": True,
+        "money": Money(Decimal("0.1"), Decimal("0.2"), Decimal("0.3"), Decimal("0.01"), Decimal("1E-9")),
+        "saved": Usage(10, 5, reasoning_tokens=2), "saved_usd": Decimal("0.5"), "ttft_s": 0.1, "inter_token_s": 0.02,
+        "streamed": True, "cache_level": "L1", "route": "simple", "rung": 1, "attempt": 2, "retries": 1,
+        "node": "agent", "service_tier": "flex", "clamped": True, "finish_reason": "stop",
+        "error_kind": ErrorKind.TIMEOUT, "error_class": "ModelTimeoutError", "prompt_hash": "ab12", "tags": ("a", "b"),
+        "experiment": "e1", "arm": "b", "outcome": "resolved", "content_ref": "s3://b/k", "content": "{}",
+    }  # fmt: skip
+    return chat(**{**every, **fields})
+
+
 def hit(saved=PLAIN, saved_usd="0.001", **fields) -> CallRecord:
     """An answer from the cache."""
     worth = None if saved_usd is None else Decimal(saved_usd)

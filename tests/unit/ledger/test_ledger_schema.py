@@ -23,58 +23,24 @@ from langchain_llmops.ledger.schema import (
     usage_from_text,
 )
 from langchain_llmops.stores.base import open_store
+from tests.support.recorded import full
 
-CALL = CallRecord(
-    kind="model",
-    run_id="run",
-    trace_id="trace",
-    name="ChatOpenAI",
-    started_at=1000.5,
-    latency_s=0.25,
-    parent_run_id="parent",
-    identity=Identity(tenant="t", user="u", session="s", request="r"),
-    provider="openai",
-    model="gpt-4o",
-    usage=Usage(100, 20, 30, 5, 7, 6, 8, 9),
-    estimated=True,
-    money=Money(
-        Decimal("0.00025"), Decimal("0.0002"), cache_read_usd=Decimal("0.00003"), cache_write_usd=Decimal("0.00001")
-    ),
-    saved=Usage(10, 5, reasoning_tokens=2),
-    saved_usd=Decimal("0.0000125"),
-    ttft_s=0.1,
-    streamed=True,
-    cache_level="L1",
-    route="simple",
-    rung=1,
-    attempt=2,
-    retries=1,
-    node="model",
-    service_tier="flex",
-    clamped=True,
-    inter_token_s=0.02,
-    finish_reason="stop",
-    error_kind=ErrorKind.TIMEOUT,
-    error_class="ModelTimeoutError",
-    prompt_hash="ab",
-    tags=("a", "b"),
-    experiment="e",
-    arm="x",
-    outcome="good",
-    content_ref="ref",
-    content="text",
-)
+CALL = full(
+    started_at=1000.5, usage=Usage(100, 20, 30, 5, 7, 6, 8, 9), saved_usd=Decimal("0.0000125"),
+    money=Money(Decimal("0.00025"), Decimal("0.0002"), Decimal(0), Decimal("0.00003"), Decimal("0.00001")),
+)  # fmt: skip
 WANTED = {
-    "run_id": "run", "trace_id": "trace", "parent_run_id": "parent", "kind": "model", "name": "ChatOpenAI",
-    "tenant": "t", "user_id": "u", "session_id": "s", "request_id": "r", "provider": "openai", "model": "gpt-4o",
-    "started_at": 1000.5, "latency_s": 0.25, "ttft_s": 0.1, "streamed": 1, "input_tokens": 100, "output_tokens": 20,
+    "run_id": "run-1", "trace_id": "trace-1", "parent_run_id": "run-0", "kind": "model", "name": "ChatOpenAI",
+    "tenant": "acme", "user_id": "u1", "session_id": "s1", "request_id": "r1", "provider": "openai",
+    "model": "gpt-4o-mini",
+    "started_at": 1000.5, "latency_s": 0.3, "ttft_s": 0.1, "streamed": 1, "input_tokens": 100, "output_tokens": 20,
     "cache_read_tokens": 30, "cache_write_tokens": 5, "reasoning_tokens": 6, "estimated": 1,
     "input_pico": 250_000_000, "output_pico": 200_000_000, "fee_pico": 0, "unpriced": 0, "saved_pico": 12_500_000,
     "cache_level": "L1", "route": "simple", "rung": 1, "attempt": 2, "finish_reason": "stop", "error_kind": "timeout",
-    "error_class": "ModelTimeoutError", "prompt_hash": "ab", "experiment": "e", "arm": "x", "outcome": "good",
-    "content_ref": "ref", "content": "text", "version": 2,
+    "error_class": "ModelTimeoutError", "prompt_hash": "ab12", "experiment": "e1", "arm": "b", "outcome": "resolved",
+    "content_ref": "s3://b/k", "content": "{}", "version": 2,
     "cache_write_1h_tokens": 7, "audio_input_tokens": 8, "audio_output_tokens": 9, "cache_read_pico": 30_000_000,
-    "cache_write_pico": 10_000_000, "inter_token_s": 0.02, "retries": 1, "node": "model", "service_tier": "flex",
+    "cache_write_pico": 10_000_000, "inter_token_s": 0.02, "retries": 1, "node": "agent", "service_tier": "flex",
     "clamped": 1,
 }  # fmt: skip
 

@@ -19,23 +19,13 @@ from langchain_llmops.core.types import CallRecord, ErrorKind, Identity, Money, 
 from langchain_llmops.telemetry.logs import CallLog
 from langchain_llmops.telemetry.masking import mask_secrets, may_hold_secret
 from tests.support.models import ScriptedModel, answer
+from tests.support.recorded import chat, full
 
-CALL = CallRecord(
-    kind="model",
-    run_id="run-1",
-    trace_id="trace-1",
-    name="ChatOpenAI",
-    started_at=1000.0,
-    latency_s=0.30000049,
-    identity=Identity(user="u1", session="s1", request="r1"),
-    model="gpt-4o-mini",
-    usage=Usage(1000, 200),
-    money=Money(Decimal("0.00015"), Decimal("0.00012")),
-    route="simple",
-    finish_reason="stop",
-    prompt_hash="ab12",
+CALL = chat(
+    latency_s=0.30000049, identity=Identity(user="u1", session="s1", request="r1"), usage=Usage(1000, 200),
+    money=Money(Decimal("0.00015"), Decimal("0.00012")), route="simple", finish_reason="stop", prompt_hash="ab12",
     tags=("beta",),
-)
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -69,35 +59,7 @@ def test_a_call_is_one_json_object_on_one_line(log, path) -> None:
     assert "input_tokens" not in tool
 
 
-FULL = replace(
-    CALL,
-    parent_run_id="run-0",
-    identity=Identity("acme", "team-1", "u1", "s1", "r1", "key-1", "10.0.0.9"),
-    provider="openai",
-    usage=Usage(1000, 200, 300, 40, 50, 60, 7, 8),
-    estimated=True,
-    money=Money(Decimal("0.1"), Decimal("0.2"), Decimal("0.3"), Decimal("0.01"), Decimal("1E-9")),
-    unpriced=True,
-    saved=Usage(1, 1),
-    saved_usd=Decimal("0.5"),
-    ttft_s=0.1000000049,
-    inter_token_s=0.02,
-    streamed=True,
-    cache_level="L1",
-    rung=0,
-    attempt=2,
-    retries=1,
-    node="agent",
-    service_tier="flex",
-    clamped=True,
-    error_kind=ErrorKind.TIMEOUT,
-    error_class="ModelTimeoutError",
-    experiment="e1",
-    arm="b",
-    outcome="resolved",
-    content_ref="s3://b/k",
-    content="{}",
-)
+FULL = full(unpriced=True, rung=0, latency_s=0.30000049, ttft_s=0.1000000049)
 
 
 def test_every_figure_that_has_a_value_is_in_the_line(log, path) -> None:
@@ -111,7 +73,7 @@ def test_every_figure_that_has_a_value_is_in_the_line(log, path) -> None:
         "ttft_s": 0.1, "inter_token_s": 0.02, "streamed": True, "service_tier": "flex", "unpriced": True,
         "estimated": True, "clamped": True, "cache_level": "L1", "saved_usd": "0.5", "route": "simple", "rung": 0,
         "attempt": 2, "retries": 1, "finish_reason": "stop", "error_kind": "timeout",
-        "error_class": "ModelTimeoutError", "prompt_hash": "ab12", "tags": ["beta"], "experiment": "e1", "arm": "b",
+        "error_class": "ModelTimeoutError", "prompt_hash": "ab12", "tags": ["a", "b"], "experiment": "e1", "arm": "b",
         "outcome": "resolved", "content_ref": "s3://b/k", "content": "{}", "input_tokens": 1000, "output_tokens": 200,
         "cache_read_tokens": 300, "cache_write_tokens": 40, "cache_write_1h_tokens": 50, "reasoning_tokens": 60,
         "audio_input_tokens": 7, "audio_output_tokens": 8, "failed_cost_usd": "0.6", "failed_input_cost_usd": "0.1",

@@ -16,23 +16,13 @@ from langchain_llmops.core.events import CacheLooked, CallFinished, Event, FellB
 from langchain_llmops.core.types import CallRecord, ErrorKind, Identity, Money, Usage
 from langchain_llmops.telemetry.names import MAX_NAME, MAX_NAMES
 from langchain_llmops.telemetry.prometheus import PrometheusReader, exposition
+from tests.support.recorded import chat
 
 WHO = Identity(tenant="t", user="user-ada", session="session-9", request="request-1", ip="10.0.0.9")
-CALL = CallRecord(
-    kind="model",
-    run_id="run-1",
-    trace_id="trace-1",
-    name="ChatOpenAI",
-    started_at=1000.0,
-    latency_s=0.3,
-    identity=WHO,
-    provider="openai",
-    model="gpt-4o-mini",
-    usage=Usage(1000, 200),
-    money=Money(Decimal("0.0001"), Decimal("0.0002")),
-    route="simple",
-    ttft_s=0.1,
-)
+CALL = chat(
+    identity=WHO, provider="openai", usage=Usage(1000, 200), money=Money(Decimal("0.0001"), Decimal("0.0002")),
+    route="simple", ttft_s=0.1,
+)  # fmt: skip
 
 FULL = replace(
     CALL,

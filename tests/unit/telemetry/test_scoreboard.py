@@ -18,18 +18,10 @@ from langchain_llmops.core.stats import quantile
 from langchain_llmops.core.types import CallRecord, ErrorKind, Money
 from langchain_llmops.telemetry.scoreboard import Score, Scoreboard
 from tests.support.models import ScriptedModel
+from tests.support.recorded import chat
 from tests.unit.telemetry.conftest import Clock
 
-CALL = CallRecord(
-    kind="model",
-    run_id="run-1",
-    trace_id="trace-1",
-    name="ChatOpenAI",
-    started_at=1000.0,
-    latency_s=0.3,
-    model="gpt-4o",
-    money=Money(Decimal("0.1"), Decimal("0.2")),
-)
+CALL = chat(model="gpt-4o", money=Money(Decimal("0.1"), Decimal("0.2")))
 TOOL = replace(CALL, kind="tool", model=None, name="lookup", money=None)
 
 

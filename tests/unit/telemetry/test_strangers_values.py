@@ -19,10 +19,9 @@ from langchain_llmops.telemetry.names import NUMBERS, TEXTS, plain
 from langchain_llmops.telemetry.otel import OpenTelemetryReader
 from langchain_llmops.telemetry.prometheus import PrometheusReader, exposition
 from langchain_llmops.telemetry.scoreboard import Scoreboard
+from tests.support.recorded import chat
 
-CALL = CallRecord(
-    kind="model", run_id="run-1", trace_id="trace-1", name="ChatOpenAI", started_at=1000.0, latency_s=0.3, model="gpt"
-)
+CALL = chat(model="gpt")
 ASKED = (*TEXTS, *NUMBERS, "tags")
 
 
