@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from tests.support.commands import asked, fill
+from tests.support.commands import asked, filled
 from tests.support.recorded import NOON, URLS, call
 
 FIRST = "01a1fe8e-536f-71a9-ad2a-1ef96cdd6f98"
@@ -24,12 +24,7 @@ RECORDS = [
 @pytest.fixture(params=URLS)
 def where(request, tmp_path):
     """The option that names a filled ledger."""
-    if request.param == "sqlite":
-        fill(f"sqlite:///{tmp_path / 'ledger.db'}", RECORDS)
-        return "--state", tmp_path
-    url = request.getfixturevalue("postgres_url")
-    fill(url, RECORDS)
-    return "--postgres", url
+    return filled(request, tmp_path, RECORDS)
 
 
 FOUND = {

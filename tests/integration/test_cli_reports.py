@@ -16,7 +16,7 @@ from langchain_llmops.cli.tables import seconds, usd
 from langchain_llmops.core.errors import ConfigurationError
 from langchain_llmops.core.types import ErrorKind
 from langchain_llmops.simulator import Echo, FaultPlan, running
-from tests.support.commands import asked, fill, table
+from tests.support.commands import asked, fill, filled, table
 from tests.support.recorded import NOON, URLS, call, embedding, hit
 
 WHO = ("ada", "s1", "request-1")
@@ -46,12 +46,7 @@ def state(tmp_path):
 @pytest.fixture(params=URLS)
 def where(request, tmp_path):
     """The option that names a filled ledger."""
-    if request.param == "sqlite":
-        fill(f"sqlite:///{tmp_path / 'ledger.db'}", RECORDS)
-        return "--state", tmp_path
-    url = request.getfixturevalue("postgres_url")
-    fill(url, RECORDS)
-    return "--postgres", url
+    return filled(request, tmp_path, RECORDS)
 
 
 # every report, in every form, from both databases

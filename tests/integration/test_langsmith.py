@@ -18,7 +18,6 @@ from langchain_core.messages import HumanMessage
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import RunnableLambda
-from langchain_core.tools import tool
 from langchain_core.tracers.langchain import wait_for_all_tracers
 from langchain_openai import ChatOpenAI
 
@@ -26,19 +25,13 @@ from langchain_llmops.ledger.tree import trace_tree
 from langchain_llmops.recorder.running import running as recording
 from langchain_llmops.simulator import Scripted, running
 from tests.support.langsmith import opened, traced_to
-from tests.support.models import Hang, ScriptedModel
+from tests.support.models import Hang, ScriptedModel, lookup
 
 SCRIPT = [
     {"when": {"last_role": "tool"}, "reply": {"content": "Order 10231 is shipped."}},
     {"when": {"contains": "order"}, "reply": {"tool_calls": [{"name": "lookup", "arguments": {"order_id": "10231"}}]}},
     {"default": {"content": "Hello."}},
 ]
-
-
-@tool
-def lookup(order_id: str) -> str:
-    """Look up an order."""
-    return f"{order_id} shipped"
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from langsmith.utils import LangSmithNotFoundError
 from langchain_llmops.recorder.running import running as recording
 from langchain_llmops.simulator import Latency, Scripted, running
 from tests.support.langsmith import variables
-from tests.support.models import eventually
+from tests.support.models import eventually, lookup
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::langsmith.utils.LangSmithWarning")
 
@@ -29,12 +29,6 @@ SCRIPT = [
     {"when": {"contains": "order"}, "reply": {"tool_calls": [{"name": "lookup", "arguments": {"order_id": "1"}}]}},
     {"default": {"content": "Hello."}},
 ]
-
-
-@tool
-def lookup(order_id: str) -> str:
-    """Look up an order."""
-    return f"{order_id} shipped"
 
 
 @tool

@@ -13,7 +13,6 @@ from langchain.agents import create_agent
 from langchain_core.messages import HumanMessage
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import RunnableLambda
-from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI
 from langgraph.graph import END, START, MessagesState, StateGraph
 from prometheus_client import generate_latest
@@ -23,7 +22,7 @@ from langchain_llmops import ConfigurationError, LLMOps, Settings
 from langchain_llmops.core.concurrency import run_sync
 from langchain_llmops.core.errors import FallbackExhaustedError, ThreadOwnerMismatch
 from langchain_llmops.simulator import FaultPlan, Scripted, running
-from tests.support.models import Hang, ScriptedModel
+from tests.support.models import Hang, ScriptedModel, lookup
 
 SCRIPT = [
     {"when": {"last_role": "tool"}, "reply": {"content": "It is shipped."}},
@@ -35,12 +34,6 @@ SCRIPT = [
 class City(BaseModel):
     name: str
     people: int
-
-
-@tool
-def lookup(order_id: str) -> str:
-    """Look up an order."""
-    return f"{order_id}: shipped"
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from tests.support.recorded import ledger
+from tests.support.recorded import ledger, url_of
 
 
 def fill(url, records, **rows) -> None:
@@ -15,6 +15,13 @@ def fill(url, records, **rows) -> None:
             pass
 
     asyncio.run(filled())
+
+
+def filled(request, tmp_path, records) -> tuple:
+    """The option that names a ledger with these records, in the database that is the fixture's parameter."""
+    url = url_of(request.param, request, tmp_path)
+    fill(url, records)
+    return ("--state", tmp_path) if request.param == "sqlite" else ("--postgres", url)
 
 
 def asked(llmops, *arguments):

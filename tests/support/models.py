@@ -1,4 +1,4 @@
-"""A chat model that answers from a script: texts, messages, streams and failures, in order."""
+"""A chat model that answers from a script: texts, messages, streams and failures, in order; and a tool for it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+from langchain_core.tools import tool
 from pydantic import Field
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
     from langchain_core.messages import BaseMessage
 
-__all__ = ["Hang", "ScriptedModel", "answer", "chunk", "eventually", "tool_call"]
+__all__ = ["Hang", "ScriptedModel", "answer", "chunk", "eventually", "lookup", "tool_call"]
 
 DEADLINE_S = 10.0
 
@@ -56,6 +57,12 @@ def chunk(text: str = "", *, usage: tuple[int, int] | None = None, **told: Any) 
 def tool_call(name: str, /, **arguments: Any) -> dict[str, Any]:
     """A tool call of an assistant message."""
     return {"name": name, "args": arguments, "id": f"call_{name}", "type": "tool_call"}
+
+
+@tool
+def lookup(order_id: str) -> str:
+    """Look up an order."""
+    return f"{order_id} shipped"
 
 
 def eventually(condition: Callable[[], bool]) -> None:

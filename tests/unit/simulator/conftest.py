@@ -58,14 +58,6 @@ def ask(connect):
 
 
 @pytest.fixture
-async def http_clients():
-    """HTTP clients of their own for LangChain's models, whose default ones are shared and never closed."""
-    async with openai.DefaultAsyncHttpxClient(verify=False) as async_client:
-        with openai.DefaultHttpxClient(verify=False) as client:
-            yield {"http_client": client, "http_async_client": async_client}
-
-
-@pytest.fixture
 def eventually():
     """Waits until a condition holds, and fails when it does not within ten seconds."""
 

@@ -43,14 +43,7 @@ class Words(Embeddings):
 
 
 @pytest.fixture
-async def clients():
-    async with openai.DefaultAsyncHttpxClient(verify=False) as async_client:
-        with openai.DefaultHttpxClient(verify=False) as client:
-            yield {"http_client": client, "http_async_client": async_client}
-
-
-@pytest.fixture
-def connect(bus, clients):
+def connect(bus, http_clients):
     """OpenAI's embeddings on a simulator, observed."""
 
     def make(simulator, **options):
@@ -60,7 +53,7 @@ def connect(bus, clients):
             api_key="sk-test-key",
             check_embedding_ctx_length=False,
             max_retries=0,
-            **clients,
+            **http_clients,
             **options,
         )
         return embeddings, ObservedEmbeddings(embeddings, bus)

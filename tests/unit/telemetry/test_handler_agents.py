@@ -18,15 +18,9 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.types import Command, interrupt
 
 from langchain_llmops.core.types import ErrorKind, Identity, Usage
-from tests.support.models import Hang, ScriptedModel, answer, chunk, tool_call
+from tests.support.models import Hang, ScriptedModel, answer, chunk, lookup, tool_call
 
 WHO = Identity(tenant="acme", user="u1", session="s1", request="r1")
-
-
-@tool
-def lookup(order_id: str) -> str:
-    """Look up an order."""
-    return f"{order_id} shipped"
 
 
 @tool
