@@ -1,4 +1,4 @@
-"""A store that can break, a clock, and the strings that langchain-core hands to a cache."""
+"""An answer to keep, a store that can break, a clock, and the strings that langchain-core hands to a cache."""
 
 from __future__ import annotations
 
@@ -11,8 +11,16 @@ from langchain_openai import ChatOpenAI
 
 from langchain_llmops.core.errors import StoreUnavailableError
 from langchain_llmops.stores.memory import MemoryKeyValue
+from tests.support.models import answer
 
-__all__ = ["Clock", "Listener", "Shelf", "request"]
+__all__ = ["KEPT", "Clock", "Listener", "Shelf", "request", "texts"]
+
+KEPT = [ChatGeneration(message=answer("ok"))]
+
+
+def texts(found) -> list[str] | None:
+    """What a look has found."""
+    return None if found is None else [generation.text for generation in found]
 
 
 class Clock:

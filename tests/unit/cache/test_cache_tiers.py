@@ -1,37 +1,23 @@
-"""The LLM cache as LangChain uses it: what is kept, for whom, how long, and what happens when its store is away."""
+"""The LLM cache as LangChain uses it: what it gives back, how much it keeps and for how long, and what clears it."""
 
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import logging
-from itertools import count
 from typing import Annotated, TypedDict
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from langchain_core.callbacks import UsageMetadataCallbackHandler
-from langchain_core.language_models import FakeListLLM
-from langchain_core.messages import AIMessage, HumanMessage
-from langchain_core.outputs import ChatGeneration, Generation
+from langchain_core.messages import HumanMessage
+from langchain_core.outputs import Generation
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, StateGraph
 from langgraph.graph.message import add_messages
 
-from langchain_llmops.cache.tiered import PAUSE_AFTER_ERROR_S, PREFIX, TieredCache
-from langchain_llmops.core.context import CURRENT_METADATA
-from langchain_llmops.core.errors import ConfigurationError, StoreUnavailableError
-from langchain_llmops.core.types import Identity
-from langchain_llmops.telemetry.handler import OpsCallbackHandler
-from tests.support.models import ScriptedModel, answer, tool_call
-
-KEPT = [ChatGeneration(message=answer("ok"))]
-
-
-def texts(found) -> list[str] | None:
-    return None if found is None else [generation.text for generation in found]
-
+from langchain_llmops.cache.tiered import TieredCache
+from tests.support.cache import KEPT, texts
+from tests.support.models import ScriptedModel, answer
 
 # a second question costs nothing
 
@@ -118,167 +104,6 @@ def test_the_first_answer_is_the_models_own(cache) -> None:
     first = ScriptedModel(answer(id="mine"), cache=cache).invoke("hi")
     assert "llmops_cache" not in first.response_metadata
     assert first.usage_metadata["input_tokens"] == 10
-
-
-# who shares
-
-
-def ask(model, **metadata):
-    handler = OpsCallbackHandler()
-    return model.invoke("hi", {"callbacks": [handler], "metadata": metadata})
-
-
-def test_by_default_everybody_of_a_tenant_shares(cache) -> None:
-    model = ScriptedModel(cache=cache)
-    for user in ("ada", "eve", "bob"):
-        ask(model, user_id=user)
-    assert model.calls == 1
-
-
-def test_users_never_share_under_user_scope(make) -> None:
-    model = ScriptedModel(cache=make(scope="user"))
-    for user in ("ada", "eve", "ada", "eve"):
-        ask(model, user_id=user, session_id="same")
-    assert model.calls == 2
-
-
-def test_sessions_never_share_under_session_scope(make) -> None:
-    model = ScriptedModel(cache=make(scope="session"))
-    for session in ("s1", "s2", "s1", "s2"):
-        ask(model, user_id="ada", session_id=session)
-    ask(model, user_id="ada", thread_id="s1")
-    assert model.calls == 2
-
-
-def test_two_users_with_one_name_for_a_session_do_not_share_it(make) -> None:
-    model = ScriptedModel(cache=make(scope="session"))
-    for user in ("ada", "eve"):
-        ask(model, user_id=user, session_id="main")
-    assert model.calls == 2
-
-
-def test_tenants_that_runs_name_never_share(make) -> None:
-    model = ScriptedModel(cache=make())
-    for tenant in ("acme", "rival", "acme"):
-        ask(model, tenant_id=tenant, user_id="ada")
-    assert model.calls == 2
-
-
-@pytest.mark.parametrize("colour", ["sync", "async"])
-async def test_a_second_level_that_is_no_database_is_a_miss_and_said_once(tmp_path, caplog, colour) -> None:
-    (tmp_path / "cache.db").write_bytes(b"this is no database" * 100)
-    cache = TieredCache.from_urls(f"sqlite:///{tmp_path / 'cache.db'}", l1_max_bytes=0, clock=count(0, 10).__next__)
-    model = ScriptedModel(cache=cache)
-    for _ in range(3):
-        answer = model.invoke("hi") if colour == "sync" else await model.ainvoke("hi")
-        assert answer.text
-    assert model.calls == 3
-    assert len([record for record in caplog.records if "without its second level" in record.message]) == 1
-    await cache.aclose()
-
-
-async def test_scopes_hold_for_tasks_that_run_at_once(make) -> None:
-    model = ScriptedModel(lambda messages: "ok", cache=make(scope="user"))
-    handler = OpsCallbackHandler()
-    configs = [{"callbacks": [handler], "metadata": {"user_id": f"u{n % 10}"}} for n in range(10)]
-    await asyncio.gather(*(model.ainvoke("hi", config) for config in configs))
-    await asyncio.gather(*(model.ainvoke("hi", config) for config in configs))
-    assert model.calls == 10
-
-
-def test_tenants_and_namespaces_never_share(make) -> None:
-    model = ScriptedModel()
-    for cache in (make(), make(tenant="b"), make(namespace="v2"), make(tenant="b", namespace="v2")):
-        model.model_copy(update={"cache": cache}).invoke("hi")
-    assert model.calls == 4
-
-
-@pytest.mark.parametrize("scope", ["user", "session"])
-def test_a_call_that_names_nobody_bypasses_a_scoped_cache(make, scope, looks) -> None:
-    cache = make(scope=scope)
-    model = ScriptedModel(cache=cache)
-    for _ in range(2):
-        model.invoke("hi")
-        ask(model)
-    assert model.calls == 4
-    assert {look.outcome for look in looks} == {"bypass"}
-    assert cache.stats()["l1_entries"] == 0
-
-
-def test_a_look_tells_who_asked(cache, looks) -> None:
-    ask(ScriptedModel(cache=cache), user_id="ada")
-    assert looks[0].identity == Identity(user="ada")
-
-
-# what is not kept
-
-
-NOT_KEPT = {
-    "cut off": answer("half an ans", finish="length"),
-    "filtered": answer("x", finish="content_filter"),
-    "cut off by Anthropic": answer("x", finish=None, response_metadata={"stop_reason": "max_tokens"}),
-    "refused by Anthropic": answer("x", finish=None, response_metadata={"stop_reason": "refusal"}),
-    "cut off by Gemini": answer("x", finish="MAX_TOKENS"),
-    "filtered by Gemini": answer("x", finish="SAFETY"),
-    "stopped by Bedrock": answer("x", finish=None, response_metadata={"stopReason": "guardrail_intervened"}),
-    "incomplete by Responses": answer("x", finish=None, response_metadata={"status": "incomplete"}),
-    "refused": answer("", additional_kwargs={"refusal": "I cannot"}),
-    "refused in a block": answer([{"type": "refusal", "refusal": "I cannot"}]),
-    "empty": answer(""),
-    "a list of nothing": answer([]),
-    "a broken tool call": answer(
-        "x", invalid_tool_calls=[{"name": "f", "args": "{", "id": "1", "error": None, "type": "invalid_tool_call"}]
-    ),
-    "a tool call": answer("", tool_calls=[tool_call("lookup", q="1")]),
-    "a tool call with words": answer("let me see", tool_calls=[tool_call("lookup", q="1")]),
-    "what JSON cannot hold": answer("x", additional_kwargs={"raw": object()}),
-}
-
-
-@pytest.mark.parametrize("said", NOT_KEPT.values(), ids=NOT_KEPT)
-def test_an_answer_not_worth_repeating_is_not_kept(said, cache, shelf) -> None:
-    model = ScriptedModel(said, cache=cache)
-    assert [model.invoke("hi").content for _ in range(2)] == [said.content] * 2
-    assert model.calls == 2
-    assert cache.stats()["l1_entries"] == 0
-    assert shelf.items._items == {}
-
-
-def test_an_answer_that_holds_itself_is_given_but_not_kept(cache) -> None:
-    extra: dict = {}
-    extra["self"] = extra
-    cache.update("p", "m", [ChatGeneration(message=AIMessage("x", additional_kwargs={"loop": extra}))])
-    assert cache.lookup("p", "m") is None
-
-
-def test_tool_calls_are_kept_when_asked(make) -> None:
-    model = ScriptedModel(answer("", tool_calls=[tool_call("lookup", q="1")]), cache=make(tool_calls=True))
-    first, again = model.invoke("hi"), model.invoke("hi")
-    assert model.calls == 1
-    assert again.tool_calls[0]["args"] == first.tool_calls[0]["args"]
-    assert again.tool_calls[0]["id"] != first.tool_calls[0]["id"]
-
-
-@pytest.mark.parametrize(("temperature", "calls"), [(None, 1), (0.0, 1), (0.7, 2)])
-def test_answers_meant_to_vary_are_not_kept(cache, temperature, calls) -> None:
-    model = ScriptedModel(temperature=temperature, cache=cache)
-    model.invoke("hi")
-    model.invoke("hi")
-    assert model.calls == calls
-
-
-def test_a_text_models_answer_is_kept_unless_it_was_cut(cache) -> None:
-    model = FakeListLLM(responses=["one", "two"], cache=cache)
-    assert [model.invoke("hi"), model.invoke("hi")] == ["one", "one"]
-    cache.update("p", "m", [Generation(text="")])
-    cache.update("q", "m", [Generation(text="half", generation_info={"finish_reason": "length"})])
-    assert cache.lookup("p", "m") is None
-    assert cache.lookup("q", "m") is None
-
-
-def test_of_several_answers_one_bad_one_spoils_them_all(cache) -> None:
-    cache.update("p", "m", [*KEPT, ChatGeneration(message=answer("x", finish="length"))])
-    assert cache.lookup("p", "m") is None
 
 
 # bounds
@@ -388,75 +213,6 @@ def test_clearing_without_a_second_level(make) -> None:
     assert cache.lookup("p", "m") is not None
 
 
-# when the store is away
-
-
-def test_a_store_that_is_away_is_a_miss_and_never_an_error(make, shelf) -> None:
-    shelf.broken = True
-    cache = make()
-    model = ScriptedModel(cache=cache)
-    assert [model.invoke("hi").text for _ in range(2)] == ["ok", "ok"]
-    assert model.calls == 1, "the first level still works"
-    assert cache.stats()["error:L2"] == 1
-
-
-async def test_a_store_that_is_away_is_a_miss_in_async_code(make, shelf) -> None:
-    shelf.broken = True
-    model = ScriptedModel(cache=make(l1_ttl_s=0.001))
-    assert (await model.ainvoke("hi")).text == "ok"
-
-
-def test_a_store_that_is_away_is_left_alone_for_a_while(make, shelf, clock, looks) -> None:
-    shelf.broken = True
-    cache = make()
-    for number in range(100):
-        cache.lookup(str(number), "m")
-        cache.update(str(number), "m", KEPT)
-    assert shelf.asked == 1
-    assert [look.outcome for look in looks].count("error") == 1
-    shelf.broken = False
-    clock.pass_s(PAUSE_AFTER_ERROR_S)
-    cache.update("p", "m", KEPT)
-    assert make().lookup("p", "m") is not None
-
-
-def test_a_store_that_fails_at_writing_never_loses_the_answer(make, shelf) -> None:
-    cache = make()
-    cache.lookup("p", "m")
-    shelf.broken = True
-    cache.update("p", "m", KEPT)
-    assert texts(cache.lookup("p", "m")) == ["ok"]
-
-
-def test_clearing_says_when_it_could_not(make, shelf) -> None:
-    cache = make()
-    cache.update("p", "m", KEPT)
-    shelf.broken = True
-    with pytest.raises(StoreUnavailableError):
-        cache.clear()
-
-
-@pytest.mark.parametrize("garbage", [b"", b"garbage", b"LO\x01\x00{", b"\x80\x04."])
-async def test_garbage_in_the_store_is_a_miss_and_is_written_over(make, shelf, garbage) -> None:
-    cache = make()
-    await cache.aupdate("p", "m", KEPT)
-    (key,) = [name for name in shelf.items._items if name.startswith(PREFIX)]
-    await shelf.items.set(key, garbage)
-    other = make()
-    assert await other.alookup("p", "m") is None
-    assert other.stats()["error:L2"] == 1
-    await other.aupdate("p", "m", KEPT)
-    assert await other.alookup("p", "m") is not None
-    assert await make().alookup("p", "m") is not None
-
-
-async def test_a_generation_that_is_garbage_is_a_miss_and_never_an_error(make, shelf) -> None:
-    cache = make()
-    await cache.aupdate("p", "m", KEPT)
-    await shelf.items.set(cache._generation_key, b"not a number")
-    assert await make().alookup("p", "m") is None
-
-
 async def test_a_clear_while_a_model_is_asked_is_not_undone_by_its_answer(make) -> None:
     """The answer belongs to the time before: whoever cleared must not find it."""
     asking, clearing = make(), make()
@@ -500,22 +256,3 @@ def test_a_reader_of_looks_that_fails_never_reaches_the_call(make, bus, caplog) 
     bus.subscribe(broken)
     with caplog.at_level(logging.CRITICAL):
         assert ScriptedModel(cache=make()).invoke("hi").text == "ok"
-
-
-def test_identity_is_read_from_the_context_of_the_call(make) -> None:
-    cache = make(scope="user")
-
-    def as_user(name: str, call, *args):
-        context = contextvars.copy_context()
-        context.run(CURRENT_METADATA.set, {"user_id": name})
-        return context.run(call, *args)
-
-    as_user("ada", cache.update, "p", "m", KEPT)
-    assert as_user("ada", cache.lookup, "p", "m") is not None
-    assert as_user("eve", cache.lookup, "p", "m") is None
-    assert cache.lookup("p", "m") is None
-
-
-def test_a_scope_that_is_none_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match="scope must be one of shared, user, session, not 'team'"):
-        TieredCache(scope="team")
