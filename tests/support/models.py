@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from langchain_core.messages import BaseMessage
 
-__all__ = ["Hang", "ScriptedModel", "answer", "chunk", "eventually", "lookup", "tool_call"]
+__all__ = ["DEADLINE_S", "Hang", "ScriptedModel", "answer", "chunk", "eventually", "lookup", "tool_call"]
 
 DEADLINE_S = 10.0
 

@@ -1,13 +1,10 @@
-"""Usage to money: published prices worked out by hand, the library's own sums, and never a silent zero."""
+"""Usage to money: prices worked out by hand, the library's own sums, and the price of the hour and the tier."""
 
 from __future__ import annotations
 
-import json
-import logging
 import random
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from importlib.resources import files
 
 import genai_prices
 import pytest
@@ -15,19 +12,11 @@ from genai_prices.data_snapshot import get_snapshot
 from hypothesis import given
 from hypothesis import strategies as st
 
-from langchain_llmops.core.catalogue import Catalogue
-from langchain_llmops.core.errors import ConfigurationError
-from langchain_llmops.core.model_names import ModelNames
 from langchain_llmops.core.pricing import PriceBook
 from langchain_llmops.core.types import Money, Unpriced, Usage
 
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
 M = 1_000_000
-
-
-@pytest.fixture(scope="module")
-def book() -> PriceBook:
-    return PriceBook()
 
 
 # model, provider, usage, dollars in, dollars out: per million tokens times tokens, by hand
@@ -95,29 +84,6 @@ def test_a_published_price_is_charged_to_the_last_digit(row, book) -> None:
     price = book.price(model, usage, provider=provider, at=NOON)
     assert (price.input_usd, price.output_usd) == (Decimal(dollars_in), Decimal(dollars_out))
     assert price.total_usd == Decimal(dollars_in) + Decimal(dollars_out)
-
-
-NAMES = {
-    ("gpt-4o", None): (None, "gpt-4o"),
-    ("gpt-4o", "openai"): ("openai", "gpt-4o"),
-    ("azure/gpt-4o", "openai"): ("azure", "gpt-4o"),
-    ("bedrock/anthropic.claude-3-haiku-20240307-v1:0", None): ("aws", "anthropic.claude-3-haiku-20240307-v1:0"),
-    ("eu.anthropic.claude-3-haiku-20240307-v1:0", None): ("aws", "eu.anthropic.claude-3-haiku-20240307-v1:0"),
-    ("models/gemini-2.5-pro", "google_genai"): ("google", "gemini-2.5-pro"),
-    ("ft:gpt-4o:acme::1", None): ("openai", "ft:gpt-4o"),
-    ("arn:aws:bedrock:us-east-1:123456789012:inference-profile/us.amazon.nova-pro-v1:0", None): (
-        "aws",
-        "us.amazon.nova-pro-v1:0",
-    ),
-    ("llama3.1:8b", "ollama"): ("ollama", "llama3.1:8b"),
-    ("grok-4", "xai"): ("x-ai", "grok-4"),
-    ("my-model", "MistralAI"): ("mistral", "my-model"),
-}
-
-
-@pytest.mark.parametrize(("named", "expected"), NAMES.items())
-def test_names_are_read_as_genai_prices_writes_them(named, expected) -> None:
-    assert ModelNames(Catalogue().providers).split(*named) == expected
 
 
 def raw(usage: Usage) -> genai_prices.Usage:
@@ -201,119 +167,6 @@ def test_a_fee_per_request_is_charged(book) -> None:
     assert book.price("sonar", Usage(1000, 100), provider="perplexity").total_usd == expected
 
 
-UNKNOWN = {
-    "a name nobody knows": ("my-own-model", "vllm"),
-    "no name": ("", None),
-    "a future model": ("gpt-99", "openai"),
-    "an azure deployment": ("azure/my-deployment", None),
-    "fine-tuned from something unknown": ("ft:gpt-99:acme", "openai"),
-    "a local model": ("llama3.1:8b", "ollama"),
-    "priced by the hour of audio": ("whisper-large-v3", "groq"),
-    "listed without any price": ("gpt-4o", "github-copilot"),
-}
-
-
-@pytest.mark.parametrize(("model", "provider"), UNKNOWN.values(), ids=UNKNOWN)
-def test_an_unknown_price_is_unpriced_and_never_zero(model, provider, book) -> None:
-    assert book.price(model, Usage(1000, 1000), provider=provider) == Unpriced(model)
-
-
-def test_an_unpriced_model_is_counted_at_every_call_and_warned_about_once(caplog) -> None:
-    book = PriceBook()
-    with caplog.at_level(logging.WARNING, "langchain_llmops"):
-        for _ in range(5):
-            book.price("nobody-knows", Usage(1, 1))
-        book.price("nor-this", Usage(1, 1))
-    assert book.unpriced == {"nobody-knows": 5, "nor-this": 1}
-    assert [("nobody-knows" in r.getMessage(), "LLMOPS_PRICES_FILE" in r.getMessage()) for r in caplog.records] == [
-        (True, True),
-        (False, True),
-    ]
-
-
-def test_made_up_names_fill_no_memory(caplog) -> None:
-    book = PriceBook()
-    with caplog.at_level(logging.WARNING, "langchain_llmops"):
-        for number in range(6000):
-            book.price(f"made-up-{number}", Usage(1, 1), provider="openai")
-    assert sum(book.unpriced.values()) == 6000
-    assert len(book.unpriced) == len(caplog.records) == 1001
-    assert book.unpriced["(other models)"] == 5000
-    assert len(book._memo) <= 4096
-
-
-def test_a_name_of_a_megabyte_is_unpriced_and_kept_short() -> None:
-    book = PriceBook()
-    assert isinstance(book.price("claude-3-opus" + "x" * M, Usage(1, 1)), Unpriced)
-    assert max(map(len, book.unpriced)) == 256
-
-
-LOCAL = ["ollama", "vllm", "LM-Studio", "lm_studio", "llama.cpp", "LlamaCpp", "llama_cpp", "huggingface", "sglang"]
-
-
-@pytest.mark.parametrize("provider", LOCAL)
-@pytest.mark.parametrize("model", ["gpt-4o", "deepseek-chat", "mistral-large-latest", "openai/gpt-4o"])
-def test_a_famous_name_on_ones_own_machine_is_not_the_makers(model, provider, book) -> None:
-    assert book.price(model, Usage(M, M), provider=provider) == Unpriced(model)
-    assert book.price(f"{provider}/{model}", Usage(M, M)) == Unpriced(f"{provider}/{model}")
-
-
-def test_an_override_prices_a_local_model() -> None:
-    book = PriceBook({"ollama:gpt-oss:20b": {"input_mtok": 1, "output_mtok": 2}})
-    assert book.price("gpt-oss:20b", Usage(M, M), provider="ollama") == Money(Decimal(1), Decimal(2))
-
-
-@pytest.mark.parametrize("model", ["gpt-4o", "claude-haiku-4-5", "gemini-2.5-pro", "o3", "grok-4"])
-def test_a_gateway_passes_the_makers_price_on_where_nobody_else_can_serve_the_model(model, book) -> None:
-    own = book.price(model, Usage(1000, 1000), at=NOON)
-    assert isinstance(own, Money)
-    for gateway in ("acme-proxy", "litellm", "portkey", "groq"):
-        assert book.price(model, Usage(1000, 1000), provider=gateway, at=NOON) == own
-
-
-@pytest.mark.parametrize("model", ["mistral-large-latest", "deepseek-chat", "command-r-plus", "kimi-k2-0905-preview"])
-def test_a_model_that_anyone_may_serve_has_no_price_at_a_gateway(model, book) -> None:
-    assert isinstance(book.price(model, Usage(1, 1), at=NOON), Money)
-    assert book.price(model, Usage(1, 1), provider="acme-proxy", at=NOON) == Unpriced(model)
-
-
-# `ls_provider` of LangChain's packages, and of classes that do not say: their name in lower case
-LS_PROVIDERS = {
-    "openai": "gpt-4o",
-    "azure": "gpt-4o",
-    "azureaichatcompletionsmodel": "gpt-4o",
-    "anthropic": "claude-haiku-4-5",
-    "anthropicvertex": "claude-haiku-4-5",
-    "google_anthropic_vertex": "claude-haiku-4-5",
-    "google_genai": "gemini-2.5-flash",
-    "google_vertexai": "gemini-2.5-flash",
-    "amazon_bedrock": "amazon.nova-pro-v1:0",
-    "anthropicbedrock": "us.anthropic.claude-sonnet-4-5-20250929-v1:0",
-    "mistral": "mistral-large-latest",
-    "mistralai": "mistral-large-latest",
-    "cohere": "command-r-plus",
-    "groq": "llama-3.3-70b-versatile",
-    "deepseek": "deepseek-chat",
-    "xai": "grok-4",
-    "perplexity": "sonar",
-    "together": "meta-llama/Llama-3.3-70B-Instruct-Turbo",
-    "openrouter": "openai/gpt-4o",
-}
-
-
-@pytest.mark.parametrize(("provider", "model"), LS_PROVIDERS.items())
-def test_every_ls_provider_finds_its_list(provider, model, book) -> None:
-    assert isinstance(book.price(model, Usage(1, 1), provider=provider), Money)
-
-
-def test_the_names_we_ship_are_names_that_the_list_knows() -> None:
-    known = json.loads(files("langchain_llmops.core").joinpath("data/providers.json").read_text("utf-8"))
-    assert set(known["aliases"].values()) <= set(Catalogue().providers)
-    for names in (list(known["aliases"]), known["local"]):
-        assert all(name == "".join(filter(str.isalnum, name)).lower() for name in names)
-    assert not set(known["aliases"]) & set(known["local"])
-
-
 # service tiers
 
 
@@ -391,112 +244,3 @@ def test_cached_tokens_never_cost_more_than_fresh_ones(total, cached) -> None:
     cached = min(total, cached)
     one, other = (BOOK.price("gpt-4o", Usage(total, 0, cache_read_tokens=c)) for c in (cached, 0))
     assert one.total_usd <= other.total_usd
-
-
-# overrides
-
-
-OWN = {
-    "my-model": {"input_mtok": 1.5, "output_mtok": 6, "cache_read_mtok": "0.15"},
-    "openai:gpt-4o": {"input_mtok": 1, "output_mtok": 2},
-    "full": {
-        "input_mtok": 1, "output_mtok": 2, "cache_read_mtok": 3, "cache_write_mtok": 4, "cache_write_1h_mtok": 5,
-        "audio_input_mtok": 6, "audio_output_mtok": 7,
-    },
-}  # fmt: skip
-
-
-def test_ones_own_price_wins() -> None:
-    book = PriceBook(OWN)
-    cached = Decimal("0.15")
-    assert book.price("my-model", Usage(M, M, cache_read_tokens=M)) == Money(cached, Decimal(6), cache_read_usd=cached)
-    assert book.price("gpt-4o", Usage(M, M), provider="openai") == Money(Decimal(1), Decimal(2))
-    assert book.price("gpt-4o-2024-08-06", Usage(M, M), provider="openai") == Money(Decimal(1), Decimal(2))
-    assert book.price("gpt-4o", Usage(M, M), provider="azure") == Money(Decimal("2.5"), Decimal(10))
-
-
-def test_every_kind_of_token_can_have_its_own_price() -> None:
-    usage = Usage(
-        5 * M, 2 * M, cache_read_tokens=M, cache_write_tokens=M, cache_write_1h_tokens=M, audio_input_tokens=M,
-        audio_output_tokens=M,
-    )  # fmt: skip
-    assert PriceBook(OWN).price("full", usage) == Money(
-        Decimal(1 + 3 + 4 + 5 + 6), Decimal(2 + 7), cache_read_usd=Decimal(3), cache_write_usd=Decimal(4 + 5)
-    )
-
-
-def test_what_an_override_does_not_say_costs_as_plain_input_or_output() -> None:
-    book = PriceBook({"m": {"input_mtok": 2, "output_mtok": 3}})
-    usage = Usage(3 * M, M, cache_read_tokens=M, cache_write_tokens=M, cache_write_1h_tokens=M, audio_output_tokens=M)
-    price = book.price("m", usage)
-    assert (price.input_usd, price.output_usd) == (Decimal(6), Decimal(3))
-
-
-def test_a_tier_of_ones_own_wins_and_what_it_does_not_say_costs_as_without() -> None:
-    book = PriceBook({"m": {"input_mtok": 2, "output_mtok": 3, "flex": {"input_mtok": 1}}})
-    dollars = [book.price("m", Usage(M, M), tier=tier).total_usd for tier in (None, "flex", "priority")]
-    assert dollars == [5, 4, 5]
-
-
-def test_a_price_in_a_file_is_exact(tmp_path) -> None:
-    path = tmp_path / "prices.json"
-    path.write_text('{"m": {"input_mtok": 0.1, "output_mtok": 0.3}}')
-    assert PriceBook.from_file(path).price("m", Usage(3, 3)) == Money(Decimal("0.0000003"), Decimal("0.0000009"))
-
-
-def test_no_file_is_the_built_in_prices() -> None:
-    assert PriceBook.from_file(None).price("gpt-4o", Usage(M, 0)).total_usd == Decimal("2.5")
-
-
-WRONG_FILES = {
-    "not JSON": (b'{"m": \n}', r"not JSON \(line 2: "),
-    "not text": (b"\xff\xfe{}", "not UTF-8|not JSON"),
-    "a list": (b"[]", "expected an object of model names"),
-    "an entry that is none": (b'{"m": 3}', "'m' needs input_mtok and output_mtok"),
-    "no output": (b'{"m": {"input_mtok": 1}}', "'m' needs input_mtok and output_mtok"),
-    "an unknown field": (b'{"m": {"input_mtok": 1, "output_mtok": 1, "input": 1}}', "'m' needs input_mtok"),
-    "a text": (b'{"m": {"input_mtok": "cheap", "output_mtok": 1}}', "'m' input_mtok must be dollars per million"),
-    "below zero": (b'{"m": {"input_mtok": 1, "output_mtok": -1}}', "'m' output_mtok must be dollars .* not"),
-    "true": (b'{"m": {"input_mtok": true, "output_mtok": 1}}', "'m' input_mtok must be dollars"),
-    "null": (b'{"m": {"input_mtok": null, "output_mtok": 1}}', "'m' input_mtok must be dollars"),
-    "NaN": (b'{"m": {"input_mtok": NaN, "output_mtok": 1}}', "'m' input_mtok must be dollars"),
-    "a tier that is no object": (
-        b'{"m": {"input_mtok": 1, "output_mtok": 1, "flex": 2}}',
-        "'m' flex must be an object",
-    ),
-    "a tier with an unknown field": (
-        b'{"m": {"input_mtok": 1, "output_mtok": 1, "flex": {"input": 2}}}',
-        "'m' flex must be an object of some of",
-    ),
-    "a tier below zero": (
-        b'{"m": {"input_mtok": 1, "output_mtok": 1, "batch": {"input_mtok": -2}}}',
-        "'m' batch input_mtok must be dollars",
-    ),
-    "infinite": (
-        b'{"m": {"input_mtok": 1e999999999, "output_mtok": Infinity}}',
-        "'m' (in|out)put_mtok must be dollars",
-    ),
-}
-
-
-@pytest.mark.parametrize(("content", "told"), WRONG_FILES.values(), ids=WRONG_FILES)
-def test_a_wrong_file_is_one_line_that_names_it_and_the_entry(content, told, tmp_path) -> None:
-    path = tmp_path / "prices.json"
-    path.write_bytes(content)
-    with pytest.raises(ConfigurationError, match=told) as caught:
-        PriceBook.from_file(path)
-    assert str(caught.value).startswith(f"LLMOPS_PRICES_FILE {path}")
-    assert "\n" not in str(caught.value)
-
-
-def test_a_missing_file_is_one_line_that_names_it(tmp_path) -> None:
-    with pytest.raises(ConfigurationError, match="^LLMOPS_PRICES_FILE: cannot read .*prices.json: No such file"):
-        PriceBook.from_file(tmp_path / "prices.json")
-
-
-def test_the_prices_we_ship_are_well_formed() -> None:
-    """They are read by the same checks: an empty book would raise."""
-    book = PriceBook()
-    for base in ("gpt-3.5-turbo", "gpt-4.1", "gpt-4.1-mini", "gpt-4.1-nano", "gpt-4o", "gpt-4o-mini", "o4-mini"):
-        assert isinstance(book.price(f"ft:{base}:org::id", Usage(1, 1)), Money), base
-    assert json.loads(json.dumps(dict(book.unpriced))) == {}
