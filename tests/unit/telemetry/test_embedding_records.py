@@ -20,9 +20,9 @@ from langchain_llmops.simulator import running
 from langchain_llmops.simulator.faults import FaultPlan
 from langchain_llmops.telemetry.embeddings import ObservedEmbeddings
 from langchain_llmops.telemetry.usage import LONGEST_COUNTED
+from tests.unit.telemetry.conftest import WHO
 
 TEXTS = ["where is my order", "the order is late", "thank you"]
-WHO = Identity(tenant="acme", user="u1", session="s1", request="r1")
 
 
 class Words(Embeddings):

@@ -19,8 +19,7 @@ from langgraph.types import Command, interrupt
 
 from langchain_llmops.core.types import ErrorKind, Identity, Usage
 from tests.support.models import Hang, ScriptedModel, answer, chunk, lookup, tool_call
-
-WHO = Identity(tenant="acme", user="u1", session="s1", request="r1")
+from tests.unit.telemetry.conftest import WHO
 
 
 @tool

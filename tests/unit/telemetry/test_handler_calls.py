@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 
@@ -12,18 +11,15 @@ from langchain_core.caches import InMemoryCache
 from langchain_core.callbacks import CallbackManager
 from langchain_core.exceptions import ModelRateLimitError, ModelTimeoutError
 from langchain_core.language_models import FakeListLLM, GenericFakeChatModel
-from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
+from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.runnables import RunnableLambda
 
 from langchain_llmops.core.context import ARM, ATTEMPT, EXPERIMENT, ROUTE, RUNG, current_identity
 from langchain_llmops.core.events import Bus
 from langchain_llmops.core.types import ErrorKind, Identity, Money, Usage
 from langchain_llmops.telemetry.handler import OpsCallbackHandler
-from tests.support.models import Hang, ScriptedModel, answer, chunk
-
-WHO = Identity(tenant="acme", user="u1", session="s1", request="r1")
-# 10 and 5 tokens of gpt-4o-mini at $0.15 and $0.60 a million
-COST = Money(Decimal("0.0000015"), Decimal("0.000003"))
+from tests.support.models import Hang, ScriptedModel, answer
+from tests.unit.telemetry.conftest import COST, WHO
 
 
 def test_a_call_is_one_record_with_who_what_and_how_much(config, told) -> None:
@@ -79,83 +75,6 @@ def test_time_is_measured_from_start_to_end(config, told, clock) -> None:
     assert (told.only.started_at, told.only.latency_s) == (1000.0, 2.5)
 
 
-# streams
-
-
-def test_a_stream_is_one_record_with_the_time_to_its_first_token(config, told, clock) -> None:
-    model = ScriptedModel([chunk("a"), chunk("b"), chunk("", usage=(10, 5), finish_reason="stop")])
-    for number, _ in enumerate(model.stream("hi", config)):
-        clock.pass_s(1.0)
-    record = told.only
-    assert record.streamed
-    assert (record.ttft_s, record.latency_s) == (0.0, number + 1.0)
-    assert (record.usage, record.money, record.finish_reason) == (Usage(10, 5), COST, "stop")
-
-
-async def test_an_async_stream_is_the_same_record(config, told) -> None:
-    async for _ in ScriptedModel("a longer answer").astream("hi", config):
-        pass
-    assert (told.only.streamed, told.only.usage, told.only.money) == (True, Usage(10, 5), COST)
-
-
-def test_the_first_token_of_a_slow_model_comes_late(handler, told, clock) -> None:
-    class Thinks(ScriptedModel):
-        def _stream(self, messages, stop=None, run_manager=None, **kwargs):
-            clock.pass_s(3.0)
-            yield from super()._stream(messages, stop, run_manager, **kwargs)
-
-    list(Thinks("a b").stream("hi", {"callbacks": [handler]}))
-    assert told.only.ttft_s == 3.0
-
-
-def test_the_pause_between_pieces_is_their_mean(config, told, clock) -> None:
-    model = ScriptedModel([chunk("a"), chunk("b"), chunk("c"), chunk("", usage=(10, 5), finish_reason="stop")])
-    for _ in model.stream("hi", config):
-        clock.pass_s(0.5)
-    assert told.only.inter_token_s == pytest.approx(0.5, rel=0.3)
-
-
-def test_a_call_in_one_piece_has_no_pause(config, told) -> None:
-    ScriptedModel().invoke("hi", config)
-    assert (told.only.inter_token_s, told.only.ttft_s) == (None, None)
-
-
-def test_typed_stream_events_count_as_tokens(config, told) -> None:
-    events = ScriptedModel("a b").stream_events("hi", config, version="v3")
-    for _ in events:
-        pass
-    assert told.only.streamed
-    assert told.only.ttft_s is not None
-
-
-def test_an_abandoned_stream_is_cancelled_and_may_have_cost(config, told, handler) -> None:
-    stream = ScriptedModel([chunk("x" * 400), chunk("never read")]).stream("hello there", config)
-    next(stream)
-    stream.close()
-    record = told.only
-    assert (record.error_kind, record.estimated) == (ErrorKind.CANCELLED, True)
-    assert record.usage.input_tokens > 0
-    assert record.usage.output_tokens >= 10
-    assert record.money is not None
-    assert handler.open_runs == 0
-
-
-async def test_an_abandoned_async_stream_is_cancelled(config, told, handler) -> None:
-    stream = ScriptedModel([chunk("one"), chunk("two")]).astream("hi", config)
-    await anext(stream)
-    await stream.aclose()
-    assert told.only.error_kind is ErrorKind.CANCELLED
-    assert handler.open_runs == 0
-
-
-def test_a_stream_that_breaks_is_one_failed_record(config, told, handler) -> None:
-    with pytest.raises(ModelTimeoutError):
-        list(ScriptedModel([chunk("some text"), ModelTimeoutError("slow")]).stream("hi", config))
-    assert (told.only.error_kind, told.only.streamed, told.only.estimated) == (ErrorKind.TIMEOUT, True, True)
-    assert told.only.usage.output_tokens >= 2
-    assert handler.open_runs == 0
-
-
 # failures
 
 
@@ -192,22 +111,6 @@ def test_an_attempt_that_may_have_been_billed_is_priced_apart(config, told) -> N
     assert record.money == Money(record.usage.input_tokens * Decimal("0.00000015"), Decimal(0))
 
 
-async def test_a_cancelled_stream_is_cancelled_not_failed(config, told, handler) -> None:
-    hang = Hang()
-
-    async def read() -> None:
-        async for _ in ScriptedModel([chunk("one"), hang]).astream("hi", config):
-            pass
-
-    task = asyncio.create_task(read())
-    await hang.reached.wait()
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    assert told.only.error_kind is ErrorKind.CANCELLED
-    assert handler.open_runs == 0
-
-
 async def test_a_cancelled_call_of_a_bare_model_is_found_when_it_is_gone(config, told, handler) -> None:
     """LangChain fires no end event for it; nothing above it can end it either."""
     for _ in range(20):
@@ -230,12 +133,6 @@ def test_missing_usage_is_estimated_and_says_so(config, told) -> None:
     assert record.usage.output_tokens >= 4
     assert record.money is not None
     assert record.cost_usd > 0
-
-
-def test_a_stream_without_usage_is_estimated(config, told) -> None:
-    list(ScriptedModel([chunk("four words "), chunk("of text"), chunk(finish_reason="stop")]).stream("hi", config))
-    assert told.only.estimated
-    assert told.only.usage.output_tokens >= 4
 
 
 def test_a_text_model_is_counted_too(config, told) -> None:
@@ -280,6 +177,13 @@ def test_a_hit_of_a_model_without_a_price_saves_an_unknown_sum(config, told) -> 
     meta = {"llmops_cache": {"level": "L1", "age_s": 0.0, "saved": None}}
     ScriptedModel(answer(usage=(0, 0), response_metadata=meta), model_name="my-own").invoke("hi", config)
     assert (told.only.saved_usd, told.only.money) == (None, Money())
+
+
+def test_a_hit_saves_what_the_tier_would_have_cost(config, told) -> None:
+    meta = {"llmops_cache": {"level": "L1", "age_s": 0.0, "saved": answer(usage=(1000, 0)).usage_metadata}}
+    flex = answer(usage=(0, 0), response_metadata={**meta, "service_tier": "flex"})
+    ScriptedModel(flex, model_name="o3").invoke("hi", config)
+    assert told.only.saved_usd == Decimal("0.001")
 
 
 # many at once
@@ -334,126 +238,11 @@ def test_two_handlers_record_each_for_itself(bus, told) -> None:
     assert len(told) == 2
 
 
-# what is kept of the content
-
-
-SECRET = "my key is sk-abcdefghijklmnop"
-
-
-def test_content_is_not_kept_unless_asked(config, told) -> None:
-    ScriptedModel(answer("top secret answer")).invoke(SECRET, config)
-    assert told.only.content is None
-    assert "secret" not in repr(told.only)
-    assert "sk-abc" not in repr(told.only)
-
-
-def test_content_that_is_asked_for_is_redacted(bus, told) -> None:
-    handler = OpsCallbackHandler(bus, keep_content=True)
-    call = {"name": "pay", "args": {"password": "x"}, "id": "1", "type": "tool_call"}
-    ScriptedModel(answer("the answer", tool_calls=[call])).invoke(
-        [SystemMessage("be brief"), HumanMessage(SECRET)], {"callbacks": [handler]}
-    )
-    content = json.loads(told.only.content)
-    assert content["messages"][0] == {"role": "system", "content": "be brief"}
-    assert content["answer"]["content"] == "the answer"
-    assert content["answer"]["tool_calls"][0]["name"] == "pay"
-    assert content["tools"] == []
-    assert "abcdefghijklmnop" not in told.only.content
-
-
-class Broken:
-    def __str__(self) -> str:
-        raise RuntimeError("no text of me")
-
-
-STRANGE = {
-    "a model that is a number": {"ls_model_name": 5},
-    "a model that is a list": {"ls_model_name": ["x"]},
-    "a provider that is a mapping": {"ls_provider": {}},
-    "a provider with a mapping in it": {"ls_provider": {"a": 1}},
-    "a user without a text": {"user_id": Broken()},
-    "bytes": {"user_id": b"x", "session_id": b"y", "anything": b"z"},
-    "a route that is a list": {ROUTE: ["a"], "langgraph_node": {"b": 1}},
-}
-
-
-@pytest.mark.parametrize("metadata", STRANGE.values(), ids=STRANGE)
-def test_strange_metadata_loses_no_paid_call(handler, told, metadata) -> None:
-    model = ScriptedModel(answer(response_metadata={"model_name": "gpt-4o-mini"}))
-    assert model.invoke("hi", {"callbacks": [handler], "metadata": metadata}).text == "ok"
-    assert told.only.usage == Usage(10, 5)
-    assert handler.failures == 0
-
-
-def circle() -> dict:
-    round_and_round: dict = {}
-    round_and_round["again"] = round_and_round
-    return round_and_round
-
-
-BLOCKS = {
-    "a document": [{"type": "media", "mime_type": "application/pdf", "data": "AAAA"}],
-    "a video": [{"type": "video", "url": "x"}, {"type": "text", "text": "what is this?"}],
-    "a quoted address": '<a href="https://x/?token=abcdef">"password": "hunter22"</a>',
-    "a lone surrogate": "\ud800",
-    "a book": "x" * 20_000_000,
-}
-
-
-@pytest.mark.parametrize("content", BLOCKS.values(), ids=BLOCKS)
-def test_whatever_is_said_is_kept_as_json_and_the_call_is_priced(bus, told, content) -> None:
-    handler = OpsCallbackHandler(bus, keep_content=True)
-    ScriptedModel().invoke([HumanMessage(content)], {"callbacks": [handler]})
-    kept = json.loads(told.only.content)
-    assert kept["messages"][0]["role"] in ("user", "human")
-    assert len(told.only.content) < 1_000_000
-    assert "abcdef" not in told.only.content
-    assert "hunter22" not in told.only.content
-    assert told.only.money == COST
-    assert handler.failures == 0
-
-
-def test_arguments_that_go_in_circles_lose_no_paid_call(bus, told) -> None:
-    handler = OpsCallbackHandler(bus, keep_content=True)
-    call = {"name": "pay", "args": circle(), "id": "1", "type": "tool_call"}
-    ScriptedModel(answer("", tool_calls=[call])).invoke("hi", {"callbacks": [handler]})
-    assert told.only.money == COST
-
-
-def test_a_record_that_cannot_be_made_is_counted_said_once_and_not_lost(handler, told, caplog, monkeypatch) -> None:
-    def broken(*_: object, **__: object) -> None:
-        raise RuntimeError("key sk-abcdefghijklmnop")
-
-    monkeypatch.setattr(handler._make._prices, "price", broken)
-    for _ in range(3):
-        assert ScriptedModel().invoke("hi", {"callbacks": [handler]}).text == "ok"
-    assert [(record.kind, record.model, record.unpriced) for record in told] == [("model", "gpt-4o-mini", True)] * 3
-    assert handler.failures == 3
-    assert len(caplog.records) == 1
-    assert "abcdefghijklmnop" not in caplog.text
-
-
 def test_runs_that_name_no_tenant_are_the_handlers(bus, told) -> None:
     handler = OpsCallbackHandler(bus, tenant="acme")
     for metadata in ({}, {"user_id": "u1"}, {"tenant_id": "other"}):
         ScriptedModel().invoke("hi", {"callbacks": [handler], "metadata": metadata})
     assert [record.identity.tenant for record in told] == ["acme", "acme", "other"]
-
-
-def test_a_hit_saves_what_the_tier_would_have_cost(config, told) -> None:
-    meta = {"llmops_cache": {"level": "L1", "age_s": 0.0, "saved": answer(usage=(1000, 0)).usage_metadata}}
-    flex = answer(usage=(0, 0), response_metadata={**meta, "service_tier": "flex"})
-    ScriptedModel(flex, model_name="o3").invoke("hi", config)
-    assert told.only.saved_usd == Decimal("0.001")
-
-
-def test_equal_prompts_hash_alike_and_others_apart(config, told) -> None:
-    model = ScriptedModel()
-    for prompt in ("a", "a", "b", [SystemMessage("a")], [HumanMessage("a"), HumanMessage("")], "\ud800"):
-        model.invoke(prompt, config)
-    hashes = [record.prompt_hash for record in told]
-    assert hashes[0] == hashes[1]
-    assert len(set(hashes)) == 5
 
 
 # the identity a cache may ask for
