@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 import httpx
 import openai
@@ -11,7 +10,6 @@ import pytest
 from langchain.agents import create_agent
 from langchain_core import exceptions as core
 from langchain_core.callbacks import UsageMetadataCallbackHandler
-from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import HumanMessage
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
@@ -20,97 +18,13 @@ from langchain_openai import ChatOpenAI
 from pydantic import BaseModel
 
 from langchain_llmops.core.context import RUNG
-from langchain_llmops.core.errors import (
-    ConfigurationError,
-    FallbackExhaustedError,
-    MalformedAnswerError,
-    RefusalError,
-    TruncatedAnswerError,
-)
-from langchain_llmops.core.events import Bus, CallFinished, FellBack, Retried
+from langchain_llmops.core.errors import ConfigurationError, FallbackExhaustedError, MalformedAnswerError, RefusalError
 from langchain_llmops.core.types import ErrorKind as Kind
 from langchain_llmops.core.types import Identity
 from langchain_llmops.resilience.fallback import FallbackChain
-from langchain_llmops.resilience.retry import RetryPolicy
 from langchain_llmops.telemetry.handler import OpsCallbackHandler
-from tests.support.models import Hang, ScriptedModel, answer, chunk, tool_call
-
-WHO = Identity(user="ada", session="s")
-
-
-class Naps(list):
-    """Pauses that were asked for, without any time passing; takes the part of both sleeps."""
-
-    def sleep(self, seconds: float) -> None:
-        self.append(seconds)
-
-    async def asleep(self, seconds: float) -> None:
-        self.append(seconds)
-
-
-class Facts(list):
-    def __call__(self, event) -> None:
-        self.append(event)
-
-    @property
-    def moves(self) -> list[tuple]:
-        named = {Retried: lambda e: ("retried", e.model, e.error_kind, e.attempt, e.identity)}
-        named[FellBack] = lambda e: ("fell back", e.from_model, e.to_model, e.error_kind, e.identity)
-        return [named[type(event)](event) for event in self if type(event) in named]
-
-    @property
-    def calls(self) -> list:
-        return [e.record for e in self if isinstance(e, CallFinished) and e.record.kind == "model"]
-
-
-@pytest.fixture
-def naps() -> Naps:
-    return Naps()
-
-
-@pytest.fixture
-def facts() -> Facts:
-    return Facts()
-
-
-@pytest.fixture
-def bus(facts) -> Bus:
-    bus = Bus()
-    bus.subscribe(facts)
-    return bus
-
-
-@pytest.fixture
-def chain(naps, bus):
-    """Builds chains that never really wait."""
-
-    def chain(*rungs: BaseChatModel, attempts: int = 2, **options) -> FallbackChain:
-        policy = RetryPolicy(max_attempts=attempts, base_s=1.0, max_s=8.0, draw=lambda: 1.0)
-        return FallbackChain(list(rungs), policy=policy, bus=bus, sleep=naps.sleep, asleep=naps.asleep, **options)
-
-    return chain
-
-
-@pytest.fixture
-def config(bus) -> dict[str, Any]:
-    return {"callbacks": [OpsCallbackHandler(bus)], "metadata": {"user_id": "ada", "session_id": "s"}}
-
-
-def first(*script: Any) -> ScriptedModel:
-    return ScriptedModel(*script, model_name="first")
-
-
-def second(*script: Any) -> ScriptedModel:
-    return ScriptedModel(*(script or ("second",)), model_name="second")
-
-
-def read(chain, config=None) -> str:
-    return "".join(piece.text for piece in chain.stream("hi", config))
-
-
-async def aread(chain, config=None) -> str:
-    return "".join([piece.text async for piece in chain.astream("hi", config)])
-
+from tests.support.chains import WHO, ask_astream, ask_stream, first, second
+from tests.support.models import Hang, ScriptedModel, answer, tool_call
 
 # every way of asking goes the same way
 
@@ -121,14 +35,6 @@ async def ask_invoke(chain, config):
 
 async def ask_ainvoke(chain, config):
     return (await chain.ainvoke("hi", config)).text
-
-
-async def ask_stream(chain, config):
-    return read(chain, config)
-
-
-async def ask_astream(chain, config):
-    return await aread(chain, config)
 
 
 async def ask_batch(chain, config):
@@ -255,56 +161,7 @@ async def test_when_everyone_refuses_the_refusal_is_chained(chain) -> None:
     assert "secret" not in f"{caught.value} {caught.value.__cause__}"
 
 
-# streams
-
-
-@pytest.mark.parametrize("reader", [ask_stream, ask_astream], ids=["sync", "async"])
-async def test_after_the_first_chunk_an_error_is_raised_and_two_models_are_never_mixed(reader, chain, facts) -> None:
-    one, other = first([chunk("Dear "), core.ModelConnectionError("cut")]), second()
-    heard = []
-    with pytest.raises(core.ModelConnectionError):
-        if reader is ask_stream:
-            for piece in chain(one, other).stream("hi"):
-                heard.append(piece.text)
-        else:
-            async for piece in chain(one, other).astream("hi"):
-                heard.append(piece.text)
-    assert heard == ["Dear "]
-    assert (one.calls, other.calls, facts.moves) == (1, 0, [])
-
-
-@pytest.mark.parametrize("reader", [ask_stream, ask_astream], ids=["sync", "async"])
-async def test_before_the_first_chunk_the_next_one_is_asked(reader, chain, facts) -> None:
-    one, other = first([core.ModelConnectionError("cut")]), second("all of it")
-    assert await reader(chain(one, other), None) == "all of it"
-    assert one.calls == 2
-    assert [move[0] for move in facts.moves] == ["retried", "fell back"]
-
-
-@pytest.mark.parametrize("reader", [ask_stream, ask_astream], ids=["sync", "async"])
-async def test_an_empty_stream_is_no_answer(reader, chain) -> None:
-    assert await reader(chain(first([]), second("all of it")), None) == "all of it"
-
-
-@pytest.mark.parametrize("reader", [ask_stream, ask_astream], ids=["sync", "async"])
-async def test_a_stream_that_stops_without_an_end_is_found(reader, chain) -> None:
-    cut = [chunk("Dear ", model_provider="openai"), chunk("Sir")]
-    with pytest.raises(TruncatedAnswerError, match="without a finish reason"):
-        await reader(chain(first(cut)), None)
-    whole = [chunk("Dear ", model_provider="openai"), chunk("Sir"), chunk("", finish_reason="stop")]
-    assert await reader(chain(first(whole)), None) == "Dear Sir"
-
-
-def test_a_provider_that_never_gives_finish_reasons_is_believed(chain) -> None:
-    assert read(chain(first([chunk("Dear "), chunk("Sir")]))) == "Dear Sir"
-
-
-async def test_a_reader_who_leaves_ends_the_stream(chain, config, facts) -> None:
-    stream = chain(first([chunk("one"), chunk("two")]), second()).stream("hi", config)
-    next(stream)
-    stream.close()
-    assert [call.error_kind for call in facts.calls] == [Kind.CANCELLED]
-    assert facts.moves == []
+# callers who leave
 
 
 async def test_cancelling_the_caller_is_no_reason_to_ask_another_model(chain, facts) -> None:
@@ -322,52 +179,6 @@ def test_an_interrupt_is_no_reason_to_ask_another_model(chain) -> None:
     with pytest.raises(KeyboardInterrupt):
         chain(first(KeyboardInterrupt()), other).invoke("hi")
     assert other.calls == 0
-
-
-SSE = (
-    'data: {"id":"1","object":"chat.completion.chunk","created":1,"model":"gpt-4o","choices":[{"index":0,'
-    '"delta":{"role":"assistant","content":"Dear "},"finish_reason":null}]}\n\n'
-)
-SSE_END = (
-    'data: {"id":"1","object":"chat.completion.chunk","created":1,"model":"gpt-4o","choices":[{"index":0,'
-    '"delta":{},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'
-)
-
-
-def chatopenai(respond) -> ChatOpenAI:
-    return ChatOpenAI(
-        model="gpt-4o",
-        api_key="k",
-        base_url="http://provider/v1",
-        max_retries=0,
-        http_client=httpx.Client(transport=httpx.MockTransport(respond)),
-    )
-
-
-def streamed(text: str) -> httpx.Response:
-    return httpx.Response(200, text=text, headers={"content-type": "text/event-stream"})
-
-
-def test_a_real_clients_stream_that_stops_without_an_end_is_found(chain) -> None:
-    """langchain-openai takes a connection that closed early for the end of the answer."""
-    assert read(chain(chatopenai(lambda _: streamed(SSE + SSE_END)))) == "Dear "
-    with pytest.raises(TruncatedAnswerError):
-        read(chain(chatopenai(lambda _: streamed(SSE + "data: [DONE]\n\n"))))
-
-
-def test_a_real_clients_failures_move_on(chain, facts) -> None:
-    for status in (429, 500, 503, 401, 404):
-        failing = chatopenai(lambda _, status=status: httpx.Response(status, json={"error": {"message": "no"}}))
-        assert chain(failing, second()).invoke("hi").text == "second"
-        assert read(chain(failing, second())) == "second"
-    wrong = chatopenai(lambda _: httpx.Response(400, json={"error": {"message": "no"}}))
-    with pytest.raises(openai.BadRequestError):
-        chain(wrong, second()).invoke("hi")
-
-
-def test_a_real_clients_context_overflow_moves_on(chain) -> None:
-    body = {"error": {"message": "too long", "code": "context_length_exceeded", "type": "invalid_request_error"}}
-    assert chain(chatopenai(lambda _: httpx.Response(400, json=body)), second()).invoke("hi").text == "second"
 
 
 # tools, structured output, chains and agents
