@@ -5,23 +5,15 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
-from dataclasses import dataclass
-from functools import cached_property
 from itertools import pairwise
-from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING
 
 import pytest
 
 import langchain_llmops
 from langchain_llmops._face import EXPORTS
+from tests.support.source import NAME, PACKAGE, Source, body_lines, environment_name, only_names, prefixes, read_house
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-PACKAGE = Path(langchain_llmops.__file__).parent
-NAME = "langchain_llmops"
 MAX_FILE_LINES = 400
 MAX_MEDIAN_BODY, MAX_P95_BODY, MAX_BODY = 9, 40, 100
 
@@ -101,76 +93,7 @@ ENVIRONMENT: dict[str, set[str] | None] = {
 }
 
 
-@dataclass(frozen=True)
-class Import:
-    """One imported module, by full name; `typing` is whether only type checkers see it."""
-
-    module: str
-    line: int
-    typing: bool
-
-
-@dataclass(frozen=True)
-class Source:
-    """One file of the house: path below the package, and its text."""
-
-    path: str
-    text: str
-
-    @cached_property
-    def tree(self) -> ast.Module:
-        return ast.parse(self.text, self.path)
-
-    @property
-    def module(self) -> str:
-        """`core.types` for `core/types.py`, `core` for its face, the empty string for the package's face."""
-        return self.path.removesuffix(".py").removesuffix("__init__").strip("/").replace("/", ".")
-
-    @property
-    def room(self) -> str:
-        return self.module.partition(".")[0]
-
-    @property
-    def is_face(self) -> bool:
-        return self.path.endswith("__init__.py")
-
-    @cached_property
-    def imports(self) -> tuple[Import, ...]:
-        return tuple(_imports(self.tree, typing=False))
-
-    @property
-    def ours(self) -> list[tuple[Import, str]]:
-        """Imports of our own modules, with their names below the package."""
-        return [
-            (found, found.module.removeprefix(NAME).strip("."))
-            for found in self.imports
-            if found.module.split(".")[0] == NAME
-        ]
-
-
-def _imports(tree: ast.AST, *, typing: bool) -> Iterator[Import]:
-    for node in ast.iter_child_nodes(tree):
-        if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
-            yield from _imports(ast.Module(node.body, []), typing=True)
-            yield from _imports(ast.Module(node.orelse, []), typing=typing)
-        elif isinstance(node, ast.Import):
-            yield from (Import(alias.name, node.lineno, typing) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"line {node.lineno}: imports are absolute"
-            assert node.module is not None
-            yield Import(node.module, node.lineno, typing)
-            yield from (Import(f"{node.module}.{alias.name}", node.lineno, typing) for alias in node.names)
-        else:
-            yield from _imports(node, typing=typing)
-
-
-def _house() -> list[Source]:
-    return [
-        Source(path.relative_to(PACKAGE).as_posix(), path.read_text("utf-8")) for path in sorted(PACKAGE.rglob("*.py"))
-    ]
-
-
-HOUSE = _house()
+HOUSE = read_house()
 
 
 # the rules: each takes the files and returns what is wrong, one line each
@@ -230,7 +153,7 @@ def packages_stay_in_their_files(house: list[Source]) -> list[str]:
             package = found.module.split(".")[0]
             if found.typing or package == NAME or (package in sys.stdlib_module_names and package != "sqlite3"):
                 continue
-            places = [THIRD_PARTY[key] for key in _prefixes(found.module) if key in THIRD_PARTY]
+            places = [THIRD_PARTY[key] for key in prefixes(found.module) if key in THIRD_PARTY]
             if not places and found.module in {"langchain"}:
                 continue
             if not any(source.path.startswith(place) for allowed in places for place in allowed):
@@ -238,17 +161,12 @@ def packages_stay_in_their_files(house: list[Source]) -> list[str]:
     return wrong
 
 
-def _prefixes(module: str) -> list[str]:
-    parts = module.split(".")
-    return [".".join(parts[: size + 1]) for size in range(len(parts))]
-
-
 def stored_bytes_never_run(house: list[Source]) -> list[str]:
     return [
         f"{source.path}:{found.line}: {found.module} can run code from bytes"
         for source in house
         for found in source.imports
-        if FORBIDDEN & set(_prefixes(found.module))
+        if FORBIDDEN & set(prefixes(found.module))
     ]
 
 
@@ -258,7 +176,9 @@ def files_are_short(house: list[Source]) -> list[str]:
 
 
 def functions_are_short(house: list[Source]) -> list[str]:
-    bodies = {f"{source.path}:{node.lineno} {node.name}": _body_lines(node) for source, node in _functions(house)}
+    bodies = {
+        f"{source.path}:{node.lineno} {node.name}": body_lines(node) for source in house for node in source.functions
+    }
     lengths = sorted(lines for lines in bodies.values() if lines)
     wrong = [f"{name}: {lines} lines" for name, lines in bodies.items() if lines > MAX_BODY]
     if lengths and median(lengths) > MAX_MEDIAN_BODY:
@@ -268,53 +188,17 @@ def functions_are_short(house: list[Source]) -> list[str]:
     return wrong
 
 
-def _functions(house: list[Source]) -> Iterator[tuple[Source, ast.FunctionDef | ast.AsyncFunctionDef]]:
-    for source in house:
-        for node in ast.walk(source.tree):
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-                yield source, node
-
-
-def _body_lines(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
-    """Lines below the signature and the docstring; 0 for a stub, which is no code."""
-    body = node.body[1:] if ast.get_docstring(node) is not None else node.body
-    if not body or all(isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant) for line in body):
-        return 0
-    return (body[-1].end_lineno or 0) - body[0].lineno + 1
-
-
 def modules_say_what_they_offer(house: list[Source]) -> list[str]:
     wrong = []
     for source in house:
         if source.is_face or source.path.endswith("_version.py"):
             continue
-        offered = _offered(source.tree)
+        offered = source.offered
         if offered is None:
             wrong.append(f"{source.path}: no __all__")
             continue
-        wrong += [f"{source.path}: __all__ names {name}, which is not there" for name in offered - _bound(source.tree)]
+        wrong += [f"{source.path}: __all__ names {name}, which is not there" for name in offered - source.bound]
     return wrong
-
-
-def _offered(tree: ast.Module) -> set[str] | None:
-    for node in tree.body:
-        if isinstance(node, ast.Assign) and [ast.unparse(target) for target in node.targets] == ["__all__"]:
-            return set(ast.literal_eval(node.value))
-    return None
-
-
-def _bound(tree: ast.Module) -> set[str]:
-    names: set[str] = set()
-    for node in ast.walk(ast.Module([line for line in tree.body if not _has_scope(line)], [])):
-        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-            names.add(node.id)
-        elif isinstance(node, ast.alias):
-            names.add(node.asname or node.name)
-    return names | {line.name for line in tree.body if _has_scope(line)}  # type: ignore[attr-defined] # `_has_scope` picks nodes that have a name
-
-
-def _has_scope(node: ast.stmt) -> bool:
-    return isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
 
 
 def faces_define_nothing(house: list[Source]) -> list[str]:
@@ -323,21 +207,8 @@ def faces_define_nothing(house: list[Source]) -> list[str]:
         for source in house
         if source.is_face
         for node in source.tree.body
-        if not _only_names(node)
+        if not only_names(node)
     ]
-
-
-def _only_names(node: ast.stmt) -> bool:
-    match node:
-        case ast.Import() | ast.ImportFrom():
-            return True
-        case ast.Expr(value=ast.Constant(value=str())):
-            return True
-        case ast.Assign(targets=[ast.Name(id="__all__")], value=ast.List()):
-            return True
-        case ast.If():
-            return ast.unparse(node.test) == "TYPE_CHECKING" and all(map(_only_names, node.body))
-    return False
 
 
 def settings_alone_read_the_environment(house: list[Source]) -> list[str]:
@@ -345,29 +216,10 @@ def settings_alone_read_the_environment(house: list[Source]) -> list[str]:
     for source in house:
         allowed = ENVIRONMENT.get(source.path, set())
         for node in ast.walk(source.tree):
-            name = _environment_name(node)
+            name = environment_name(node)
             if name is not None and allowed is not None and name not in allowed:
                 wrong.append(f"{source.path}: reads {name or 'the environment'}")
     return wrong
-
-
-def _environment_name(node: ast.AST) -> str | None:
-    """The variable that an expression reads; "" when it touches the environment in any other way."""
-    match node:
-        case ast.Call(func=ast.Attribute(value=ast.Attribute(attr="environ"), attr="get"), args=[ast.Constant(v), *_]):
-            return str(v)
-        case ast.Call(func=ast.Attribute(attr="getenv"), args=[ast.Constant(v), *_]):
-            return str(v)
-        case ast.Attribute(value=ast.Attribute(attr="environ"), attr=attribute) if attribute != "get":
-            return ""
-        case (
-            ast.Subscript(value=ast.Attribute(attr="environ"))
-            | ast.Compare(comparators=[ast.Attribute(attr="environ")])
-        ):
-            return ""
-        case ast.ImportFrom(module="os", names=names) if {"environ", "getenv"} & {alias.name for alias in names}:
-            return ""
-    return None
 
 
 RULES = (

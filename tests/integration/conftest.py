@@ -1,4 +1,4 @@
-"""The `llmops` command within the test process."""
+"""The `llmops` command within the test process, and ledgers for it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import sys
 import pytest
 
 from langchain_llmops.cli.app import app, main
+from tests.support.commands import RECORDS, fill, filled
+from tests.support.recorded import URLS
 
 
 @pytest.fixture
@@ -32,3 +34,15 @@ def llmops(clean, monkeypatch, capsys):
         return ended.value.code, out, err
 
     return run
+
+
+@pytest.fixture
+def state(tmp_path):
+    fill(f"sqlite:///{tmp_path / 'ledger.db'}", RECORDS, outcomes=[("s1", True)], feedback=[("turn-1", 1)])
+    return tmp_path
+
+
+@pytest.fixture(params=URLS)
+def where(request, tmp_path):
+    """The option that names a filled ledger."""
+    return filled(request, tmp_path, RECORDS)
