@@ -1,4 +1,4 @@
-"""Chains that never really wait, and what they tell their bus."""
+"""Chains that never really wait."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 from langchain_core.language_models import BaseChatModel
 
-from langchain_llmops.core.events import Bus, CallFinished, FellBack, Retried
 from langchain_llmops.resilience.fallback import FallbackChain
 from langchain_llmops.resilience.retry import RetryPolicy
 from langchain_llmops.telemetry.handler import OpsCallbackHandler
@@ -23,36 +22,9 @@ class Naps(list):
         self.append(seconds)
 
 
-class Facts(list):
-    def __call__(self, event) -> None:
-        self.append(event)
-
-    @property
-    def moves(self) -> list[tuple]:
-        named = {Retried: lambda e: ("retried", e.model, e.error_kind, e.attempt, e.identity)}
-        named[FellBack] = lambda e: ("fell back", e.from_model, e.to_model, e.error_kind, e.identity)
-        return [named[type(event)](event) for event in self if type(event) in named]
-
-    @property
-    def calls(self) -> list:
-        return [e.record for e in self if isinstance(e, CallFinished) and e.record.kind == "model"]
-
-
 @pytest.fixture
 def naps() -> Naps:
     return Naps()
-
-
-@pytest.fixture
-def facts() -> Facts:
-    return Facts()
-
-
-@pytest.fixture
-def bus(facts) -> Bus:
-    bus = Bus()
-    bus.subscribe(facts)
-    return bus
 
 
 @pytest.fixture

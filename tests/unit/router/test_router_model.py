@@ -19,7 +19,7 @@ from pydantic import BaseModel
 
 from langchain_llmops.core.context import ROUTE
 from langchain_llmops.core.errors import ConfigurationError
-from langchain_llmops.core.events import Bus, CallFinished, Routed
+from langchain_llmops.core.events import Routed
 from langchain_llmops.core.types import Identity
 from langchain_llmops.middleware.routing import RouterMiddleware
 from langchain_llmops.router.model import Decision, ModelRouter
@@ -28,33 +28,6 @@ from langchain_llmops.telemetry.handler import OpsCallbackHandler
 from tests.support.models import ScriptedModel, answer, tool_call
 
 EASY, HARD = "where is my order", "compare these contracts"
-
-
-class Facts(list):
-    """Decisions and calls, in order."""
-
-    def __call__(self, event) -> None:
-        self.append(event)
-
-    @property
-    def routes(self) -> list[str]:
-        return [event.route for event in self if isinstance(event, Routed)]
-
-    @property
-    def calls(self) -> list:
-        return [e.record for e in self if isinstance(e, CallFinished) and e.record.kind == "model"]
-
-
-@pytest.fixture
-def facts() -> Facts:
-    return Facts()
-
-
-@pytest.fixture
-def bus(facts) -> Bus:
-    bus = Bus()
-    bus.subscribe(facts)
-    return bus
 
 
 @pytest.fixture
