@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,6 +18,7 @@ MASKED = {
     "4111-1111-1111-1111": "<card>",
     "call +49 (170) 123-4567 now": "call <phone> now",
     "my key is sk-abcdefghijklmnop": "my key is sk-***",
+    "a@b@example.com+bob@example.com": "a@<email><email>",
 }
 LEFT = [
     "order 12345 of 2024-05-15",
@@ -50,6 +54,23 @@ def test_an_identity_that_says_who_it_is_becomes_a_stable_name() -> None:
     assert one["user_id"].startswith("anon-")
     assert mask({"user_id": "bob@example.com"}) != one
     assert mask({"user_id": "u1", "session_id": "s1"}) == {"user_id": "u1", "session_id": "s1"}
+
+
+HOSTILE = ("a", "0123456789abcdef", "A1", "+1", "a.", "a@", "@a", "a@b.", "1 ", "(1)", "4111-")
+
+
+def test_a_long_text_is_masked_in_time_that_grows_with_its_length_only() -> None:
+    """A tool may return a megabyte without a space, and the caller waits while it is masked.
+
+    A child with a deadline: quadratic work on these texts takes hours.
+    """
+    code = (
+        "from langchain_llmops.telemetry.anonymize import Anonymizer\n"
+        "mask = Anonymizer()\n"
+        f"for part in {HOSTILE!r}:\n"
+        "    mask(part * (300_000 // len(part)) + ' @')\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=30)
 
 
 def test_patterns_of_ones_own_are_masked_too() -> None:
