@@ -5,10 +5,14 @@ from __future__ import annotations
 import re
 from urllib.parse import urlsplit
 
-__all__ = ["STARTS", "is_redacted", "redact", "redact_url"]
+__all__ = ["MASK", "STARTS", "is_redacted", "names_secret", "redact", "redact_url"]
+
+MASK = "***"
+SHORTEST_NAMED = 4
 
 _WORD = re.compile(r"\S+")
 _NAMED = r"(?i)(?<![\w-])([\w-]*(?:password|passwd|secret|token|api[_-]?key|access[_-]?key|account[_-]?key))"
+_NAME = re.compile(_NAMED)
 _KEY_VALUE = re.compile(_NAMED + r"=[^&\s'\"<>\\]+")
 _KEY_COLON_VALUE = re.compile(_NAMED + r"([\"']?:[ \t]{0,4}[\"']?)[^\s'\",;<>\\}\]]{4,}")
 _BEARER = re.compile(r"(?i)\b(bearer )[A-Za-z0-9._~+/=-]{8,}")
@@ -31,9 +35,15 @@ def redact(text: str) -> str:
     return _API_KEY.sub(r"\1-***", text)
 
 
+def names_secret(key: object, value: object) -> bool:
+    """Whether a mapping's key says that its text is a secret, as `redact` reads it off `"key": "value"`."""
+    long_enough = isinstance(value, str) and len(value) >= SHORTEST_NAMED
+    return long_enough and isinstance(key, str) and _NAME.fullmatch(key) is not None
+
+
 def is_redacted(text: str) -> bool:
     """Whether `redact` has masked something in it, or somebody who writes the same."""
-    return "***" in text and _REDACTED.search(text) is not None
+    return text == MASK or (MASK in text and _REDACTED.search(text) is not None)
 
 
 def _without_userinfo(word: re.Match[str]) -> str:

@@ -6,7 +6,7 @@ import hashlib
 import re
 from typing import TYPE_CHECKING, Any, Final
 
-from langchain_llmops.core.redaction import redact
+from langchain_llmops.core.redaction import MASK, names_secret, redact
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -60,7 +60,7 @@ class Anonymizer:
     def _named(self, key: Any, value: Any) -> Any:
         if key in IDENTITY_KEYS and isinstance(value, str) and self.text(value) != value:
             return "anon-" + hashlib.blake2b(value.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
-        return self(value)
+        return MASK if names_secret(key, value) else self(value)
 
 
 def _email(word: re.Match[str]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from langchain_llmops.core.context import text_from
-from langchain_llmops.core.redaction import STARTS, redact
+from langchain_llmops.core.redaction import MASK, STARTS, names_secret, redact
 
 __all__ = ["described", "mask_secrets", "masked", "may_hold_secret"]
 
@@ -43,7 +43,7 @@ def masked(value: Any, longest: int | None = None) -> Any:
             value = f"{value[:longest]}… [{len(value) - longest} characters left out]"
         return redact(value) if may_hold_secret(value) else value
     if isinstance(value, dict):
-        return {key: masked(item, longest) for key, item in value.items()}
+        return {key: MASK if names_secret(key, item) else masked(item, longest) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [masked(item, longest) for item in value]
     return value

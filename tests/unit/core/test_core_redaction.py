@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from langchain_llmops.core.redaction import STARTS, is_redacted, redact, redact_url
+from langchain_llmops.core.redaction import MASK, STARTS, is_redacted, names_secret, redact, redact_url
 from langchain_llmops.telemetry.masking import may_hold_secret
 
 CANARY = "c4n4rySeCreT99"
@@ -121,6 +121,18 @@ PLAIN = ["tokens: 12", "the key: to success", "max_tokens: 4096", '{"total_token
 def test_secrets_in_the_ways_people_write_them_are_masked(text, secret) -> None:
     assert secret not in redact(text)
     assert may_hold_secret(text)
+
+
+@pytest.mark.parametrize("name", SECRET_NAMES)
+def test_a_key_that_names_a_secret_is_known_wherever_its_text_stands(name) -> None:
+    assert names_secret(name, CANARY)
+    assert names_secret(name.upper(), CANARY)
+    assert is_redacted(MASK)
+
+
+@pytest.mark.parametrize(("key", "value"), [("max_tokens", "4096"), ("token", "5"), ("token", 12345), (1, CANARY)])
+def test_a_key_that_only_sounds_like_a_secret_is_none(key, value) -> None:
+    assert not names_secret(key, value)
 
 
 @pytest.mark.parametrize("text", PLAIN)

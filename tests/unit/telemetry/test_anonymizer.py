@@ -73,6 +73,12 @@ def test_a_long_text_is_masked_in_time_that_grows_with_its_length_only() -> None
     subprocess.run([sys.executable, "-c", code], check=True, timeout=30)
 
 
+def test_a_secret_that_only_its_key_tells_is_masked() -> None:
+    arguments = {"user": "ada", "password": "hunter22", "headers": [{"x-api-key": "abcd efgh"}], "token": 5}
+    shown = {"user": "ada", "password": "***", "headers": [{"x-api-key": "***"}], "token": 5}
+    assert Anonymizer()(arguments) == shown
+
+
 def test_patterns_of_ones_own_are_masked_too() -> None:
     assert Anonymizer({"employee": r"E-\d{5}"}).text("E-12345 called") == "<employee> called"
 

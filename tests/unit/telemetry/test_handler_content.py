@@ -25,7 +25,7 @@ def test_content_is_not_kept_unless_asked(config, told) -> None:
 
 def test_content_that_is_asked_for_is_redacted(bus, told) -> None:
     handler = OpsCallbackHandler(bus, keep_content=True)
-    call = {"name": "pay", "args": {"password": "x"}, "id": "1", "type": "tool_call"}
+    call = {"name": "pay", "args": {"password": "hunter22", "sum": 5}, "id": "1", "type": "tool_call"}
     ScriptedModel(answer("the answer", tool_calls=[call])).invoke(
         [SystemMessage("be brief"), HumanMessage(SECRET)], {"callbacks": [handler]}
     )
@@ -33,6 +33,7 @@ def test_content_that_is_asked_for_is_redacted(bus, told) -> None:
     assert content["messages"][0] == {"role": "system", "content": "be brief"}
     assert content["answer"]["content"] == "the answer"
     assert content["answer"]["tool_calls"][0]["name"] == "pay"
+    assert content["answer"]["tool_calls"][0]["args"] == {"password": "***", "sum": 5}
     assert content["tools"] == []
     assert "abcdefghijklmnop" not in told.only.content
 
