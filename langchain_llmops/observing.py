@@ -7,6 +7,7 @@ import re
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
+from langchain_llmops.ledger.filters import Filter
 from langchain_llmops.ledger.tree import records_of
 from langchain_llmops.parts import build_ledger
 from langchain_llmops.telemetry.logs import CallLog
@@ -64,15 +65,15 @@ class Observers:
 
     async def feedback(self, wanted: str, score: float, key: str, comment: str | None) -> None:
         """Into the ledger, and then to LangSmith."""
-        run_id, trace_id = await self._find(wanted)
+        run_id, trace_id, tenant = await self._find(wanted)
         if trace_id is None:
             _log.warning("feedback on %r, which the ledger does not know (yet): it is kept under that id", wanted)
-        await self.ledger.afeedback(run_id, score, key=key, tenant=self._tenant, comment=comment)
+        await self.ledger.afeedback(run_id, score, key=key, tenant=tenant or self._tenant, comment=comment)
         await self.tracing.feedback(run_id, trace_id, key, score, comment)
 
     async def share_link(self, wanted: str) -> str:
         """A public address of the run's trace."""
-        run_id, trace_id = await self._find(wanted)
+        run_id, trace_id, _ = await self._find(wanted)
         return await self.tracing.share_link(run_id, trace_id or run_id)
 
     async def close(self) -> None:
@@ -88,14 +89,19 @@ class Observers:
                 if self._call_log is not None:
                     self._call_log.close()
 
-    async def _find(self, wanted: str) -> tuple[str, str | None]:
-        """Run and trace of a run id, of an answer's message id, or of a request or trace (then its root run)."""
+    async def _find(self, wanted: str) -> tuple[str, str | None, str | None]:
+        """Run, trace and tenant of a run id, of an answer's message id, or of a request or trace (then its root run).
+
+        Other tenants may have requests of the same name: of theirs, only what LangChain made the id of is found.
+        """
         named = MESSAGE_ID.fullmatch(wanted) if isinstance(wanted, str) else None
         wanted = named[1] if named else wanted
         await self.ledger.aflush()
-        rows = await records_of(await self.ledger.sql(), "run_id, trace_id, parent_run_id", wanted)
-        own = [row for row in rows if row[0] == wanted] or [row for row in rows if row[2] is None] or rows
-        return (own[0][0], own[0][1]) if own else (wanted, None)
+        sql, columns = await self.ledger.sql(), "run_id, trace_id, tenant, parent_run_id"
+        rows = await records_of(sql, columns, wanted, Filter(tenant=self._tenant))
+        rows = rows or [row for row in await records_of(sql, columns, wanted) if wanted in row[:2]]
+        own = [row for row in rows if row[0] == wanted] or [row for row in rows if row[3] is None] or rows
+        return (own[0][0], own[0][1], own[0][2]) if own else (wanted, None, None)
 
     def _watch(self, bus: Bus, handler: OpsCallbackHandler) -> None:
         watch, count = self.metrics.watch, partial(self.metrics.watch, counter=True)

@@ -127,6 +127,14 @@ def test_a_link_right_after_the_first_run_of_a_new_project_is_made(recorder, tmp
         assert "hi" in httpx.get(ops.share_link(ask(ops).id), follow_redirects=True).text
 
 
+def test_a_share_link_is_never_made_of_a_request_of_another_tenant(tmp_path, recorder):
+    with opened(tmp_path, tenant="a") as one, opened(tmp_path, tenant="b") as two:
+        ScriptedModel().invoke("hi", one.config(request_id="r1"))
+        assert one.share_link("r1").startswith(recorder.url)
+        with pytest.raises(LLMOpsError, match="no share link"):
+            two.share_link("r1")
+
+
 def test_feedback_on_a_trace_that_was_not_sampled_is_no_loss(recorder, tmp_path, caplog):
     with opened(tmp_path, trace_sample_rate=0.0) as ops:
         ops.feedback(ask(ops).id, 1.0)

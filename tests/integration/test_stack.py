@@ -21,6 +21,8 @@ from pydantic import BaseModel
 from langchain_llmops import ConfigurationError, LLMOps, Settings
 from langchain_llmops.core.concurrency import run_sync
 from langchain_llmops.core.errors import FallbackExhaustedError, ThreadOwnerMismatch
+from langchain_llmops.ledger.filters import Filter
+from langchain_llmops.ledger.success import cost_per_success
 from langchain_llmops.simulator import FaultPlan, Scripted, running
 from tests.support.models import Hang, ScriptedModel, lookup
 
@@ -367,6 +369,34 @@ def test_feedback_on_an_unknown_run_is_kept_and_said(ops, caplog):
     ops.feedback("nonsense", 0.5)
     assert "feedback on 'nonsense', which the ledger does not know" in caplog.text
     assert run_sync(rows_of(ops, "SELECT run_id, score FROM llmops_feedback")) == [("nonsense", 0.5)]
+
+
+def asked_of(ops, **named):
+    return ScriptedModel().invoke("hi", {"callbacks": ops.callbacks, "metadata": {"session_id": "s1", **named}})
+
+
+def judged(ops, tenant):
+    async def ask():
+        return await cost_per_success(await ops.ledger.sql(), Filter(tenant=tenant))
+
+    return run_sync(ask()).successful
+
+
+def test_feedback_on_a_request_is_never_on_that_of_another_tenant_with_the_same_name(tmp_path):
+    with (
+        LLMOps(Settings(state_dir=tmp_path, tenant="a")) as one,
+        LLMOps(Settings(state_dir=tmp_path, tenant="b")) as two,
+    ):
+        asked_of(one, request_id="r1")
+        one.ledger.flush()
+        asked_of(two, request_id="r1")
+        two.feedback("r1", 1.0)
+        assert (judged(two, "a"), judged(two, "b")) == (0, 1)
+
+
+def test_feedback_counts_for_the_tenant_that_the_run_named(ops):
+    ops.feedback(asked_of(ops, tenant_id="x").id, 1.0)
+    assert judged(ops, "x") == 1
 
 
 async def rows_of(ops, statement):
