@@ -9,12 +9,13 @@ from langchain_llmops.core.errors import ConfigurationError
 from langchain_llmops.ledger.lookup import Matches, matches
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Iterable
     from typing import Any
 
+    from langchain_llmops.ledger.calls import Call
     from langchain_llmops.stores.base import Sql
 
-__all__ = ["ID_HELP", "look_up"]
+__all__ = ["ID_HELP", "check_tenant", "look_up"]
 
 T = TypeVar("T")
 
@@ -34,6 +35,18 @@ def look_up(scope: Scope, wanted: str, read: Callable[[Sql, str], Coroutine[Any,
         return await read(sql, _only(begins, wanted, scope.place))
 
     return scope.read(query)
+
+
+def check_tenant(wanted: str, calls: Iterable[Call]) -> None:
+    """Refuse a name that requests of several tenants have; calls come in order of time, so a trace's root first."""
+    owners: dict[str, str] = {}
+    for call in calls:
+        owners.setdefault(call.trace_id, call.tenant or "none")
+    named = sorted(set(owners.values()))
+    if len(named) > 1:
+        raise ConfigurationError(
+            f"{len(named)} tenants have a request {wanted!r} ({', '.join(named)}): name one with --tenant"
+        )
 
 
 def _only(found: Matches, wanted: str, place: str) -> str:

@@ -14,7 +14,7 @@ from uuid import uuid4
 import typer
 from langchain_core.messages import AIMessage, BaseMessage, convert_to_messages
 
-from langchain_llmops.cli.lookup import ID_HELP, look_up
+from langchain_llmops.cli.lookup import ID_HELP, check_tenant, look_up
 from langchain_llmops.cli.scope import Scope, plain, settings_for
 from langchain_llmops.cli.tables import Column, Sheet, count, emit, seconds, text, usd
 from langchain_llmops.core.errors import ConfigurationError
@@ -78,6 +78,7 @@ def replay(
     ] = None,
     prompt: Annotated[Path | None, typer.Option(help="File with another system prompt.")] = None,
     base_url: Annotated[str | None, typer.Option(help="The provider's address, where it is not the usual one.")] = None,
+    tenant: Annotated[str | None, typer.Option(help="Only this tenant's calls.")] = None,
     state: Annotated[Path | None, typer.Option(help="The folder with ledger.db (LLMOPS_STATE_DIR).")] = None,
     postgres: Annotated[str | None, typer.Option(help="postgresql://… of the ledger (LLMOPS_POSTGRES_URL).")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
@@ -95,8 +96,11 @@ def replay(
         )
     plain(model or "", "--model")
     system = None if prompt is None else _prompt(prompt)
-    scope = Scope(settings_for(state, postgres, cache=False), Filter(), "json" if as_json else "table", time.time())
-    rows = look_up(scope, wanted, lambda sql, found: records_of(sql, f"content, {CALL}", found))
+    whose = {} if tenant is None else {"tenant": plain(tenant, "--tenant")}
+    settings = settings_for(state, postgres, cache=False, **whose)
+    scope = Scope(settings, Filter(tenant=tenant), "json" if as_json else "table", time.time())
+    rows = look_up(scope, wanted, lambda sql, found: records_of(sql, f"content, {CALL}", found, scope.chosen))
+    check_tenant(wanted, (read_call(row[1:]) for row in rows))
     recorded = [_with_prompt(one, system) for one in _replayable(rows, wanted)]
     given = _asked_again(scope, recorded, model, {} if base_url is None else {"base_url": base_url})
     pairs = [(_as_recorded(one), side) for one, side in zip(recorded, given, strict=True)]
@@ -265,7 +269,7 @@ def _json_sheet(recorded: Sequence[_Recorded], pairs: Sequence[tuple[_Side, _Sid
 
 
 def _tables(pairs: Sequence[tuple[_Side, _Side]]) -> list[Sheet]:
-    columns = {"of": Column(""), "recorded": Column("recorded"), "replayed": Column("replayed")}
+    columns = {"of": Column(""), **{name: Column(name, lines=True) for name in ("recorded", "replayed")}}
     sheets = [
         Sheet("call", f"Call {number} of {len(pairs)}", columns, _rows({**asdict(old)}, {**asdict(new)}))
         for number, (old, new) in enumerate(pairs, 1)

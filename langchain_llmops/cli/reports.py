@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from langchain_llmops.cli.lookup import ID_HELP, look_up
+from langchain_llmops.cli.lookup import ID_HELP, check_tenant, look_up
 from langchain_llmops.cli.scope import Scope, duration_s, scoped
 from langchain_llmops.cli.tables import Column, Sheet, clock, count, emit, seconds, text, usd, utc
 from langchain_llmops.ledger.calls import Call, Conversation, calls, conversations
@@ -100,6 +100,7 @@ def trace(scope: Scope, wanted: Annotated[str, typer.Argument(metavar="ID", help
     Example: llmops trace 1f0c2d4e-… (an id of `llmops logs`)
     """
     roots = look_up(scope, wanted, lambda sql, found: trace_tree(sql, found, scope.chosen))
+    check_tenant(wanted, (root.call for root in roots))
     columns = {
         "step": Column("step", _step_label, of_row=True),
         "latency_s": Column("took", seconds),

@@ -72,12 +72,16 @@ def utc(at: float) -> str:
 
 @dataclass(frozen=True)
 class Column:
-    """How a field looks in a table, or a whole row when `of_row`; numbers are flush right and never folded."""
+    """How a field looks in a table, or a whole row when `of_row`; numbers are flush right and never folded.
+
+    With `lines`, text keeps its lines; elsewhere, a line break would let a name look like a row.
+    """
 
     heading: str
     show: Callable[[Any], str] = text
     of_row: bool = False
     number: bool | None = None
+    lines: bool = False
 
     @property
     def is_number(self) -> bool:
@@ -141,9 +145,14 @@ def _table(sheet: Sheet) -> Table:
             no_wrap=column.is_number or column.show is clock,
         )
     for row in sheet.rows:
-        cells = (c.show(row if c.of_row else row[name]) for name, c in sheet.columns.items())
-        table.add_row(*(Text(printable(cell)) for cell in cells))
+        table.add_row(*(_shown(column, row, name) for name, column in sheet.columns.items()))
     return table
+
+
+def _shown(column: Column, row: Mapping[str, Any], name: str) -> Text:
+    words = column.show(row if column.of_row else row[name])
+    lines = words.splitlines() if column.lines else [words]
+    return Text("\n".join(map(printable, lines)))
 
 
 def _plain(value: Any) -> Any:

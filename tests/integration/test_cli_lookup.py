@@ -74,6 +74,19 @@ def test_the_options_narrow_what_may_be_meant(llmops, where):
 
 
 @pytest.mark.parametrize("command", [("trace",), ("replay", "--model", "openai:gpt-4o")])
+def test_a_request_of_the_same_name_at_two_tenants_is_never_taken_for_one(llmops, where, command):
+    url = f"sqlite:///{where[1] / 'ledger.db'}" if where[0] == "--state" else where[1]
+    fill(url, [call(run_id=f"of-{tenant}", tenant=tenant, who=("u", "s", "r1")) for tenant in ("t", "rival")])
+    code, out, err = llmops(*command, "r1", *where)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "2 tenants have a request 'r1' (rival, t): name one with --tenant" in err
+    own = llmops(*command, "r1", "--tenant", "t", *where)
+    assert "tenants" not in own[2]
+    found = json.loads(asked(llmops, "trace", "r1", "--tenant", "t", *where, "--json"))["steps"]
+    assert [step["run_id"] for step in found] == ["of-t"]
+
+
+@pytest.mark.parametrize("command", [("trace",), ("replay", "--model", "openai:gpt-4o")])
 @pytest.mark.parametrize("wanted", ["\udcff" * 9, "a\x00bcdefgh"])
 def test_an_id_that_no_database_can_be_asked_for_is_one_line(llmops, where, command, wanted):
     code, out, err = llmops(*command, wanted, *where)

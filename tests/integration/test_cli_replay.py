@@ -93,6 +93,16 @@ def test_a_replay_is_shown_side_by_side(llmops, recorded, provider):
     assert "All calls" in out
 
 
+def test_a_replay_shows_the_lines_of_an_answer_and_nothing_that_steers_the_terminal(llmops, tmp_path, provider):
+    content = kept(ASKED, {"content": "One line,\nand \x1b[31manother.", "tool_calls": []})
+    record = call(run_id="a", content=content, who=("u", "s", "request-1"))
+    fill(f"sqlite:///{tmp_path / 'ledger.db'}", [record])
+    lines = asked(llmops, *replay(provider, tmp_path)).splitlines()
+    assert any("One line," in line for line in lines)
+    assert not any("One line," in line and "another." in line for line in lines)
+    assert any("and \ufffd[31manother." in line for line in lines)
+
+
 def test_a_replay_is_recorded_apart_from_the_session_that_it_repeats(llmops, recorded, provider):
     before = asked(llmops, "cost", "--session", "s1", "--csv", "--state", recorded)
     asked(llmops, *replay(provider, recorded))
