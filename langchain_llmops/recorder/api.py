@@ -230,9 +230,9 @@ def _guarded(app: ASGIApp, hosts: Collection[str] | None) -> ASGIApp:
     async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
         host, origin = headers.get(b"host", ""), headers.get(b"origin", "")
-        if hosts is not None and _hostname(f"//{host}") not in hosts:
+        if hosts is not None and _of_url("hostname", f"//{host}") not in hosts:
             refused = "this Host is not served here; use the address that the command printed"
-        elif origin and urlsplit(origin).netloc != host:
+        elif origin and _of_url("netloc", origin) != host:
             refused = "pages of other sites may not ask here"
         else:
             return await app(scope, receive, send)
@@ -241,11 +241,12 @@ def _guarded(app: ASGIApp, hosts: Collection[str] | None) -> ASGIApp:
     return guarded
 
 
-def _hostname(url: str) -> str | None:
+def _of_url(part: str, url: str) -> str | None:
     try:
-        return urlsplit(url).hostname
+        found: str | None = getattr(urlsplit(url), part)
     except ValueError:
-        return None  # a Host that is no address is served by nobody
+        return None  # a Host or Origin that is no address is served by nobody
+    return found
 
 
 def _id(request: Request) -> str:

@@ -156,7 +156,7 @@ def microseconds(value: object, where: str) -> int | None:
 
 
 def _count(value: object) -> int | None:
-    return value if isinstance(value, int) and 0 <= value <= MOST_TOKENS else None
+    return value if type(value) is int and 0 <= value <= MOST_TOKENS else None
 
 
 def _pico(dollars: object) -> int | None:

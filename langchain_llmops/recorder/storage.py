@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["TraceStore", "after_key", "among", "select"]
 
 MOST_RUNS: Final = 100
-LONGEST_TIME: Final = 18
+TIME: Final = re.compile(r"-?[0-9]{1,17}")
 NOBODY: Final = "00000000-0000-0000-0000-000000000000"  # LangSmith's client asks for a tenant
 # filters of `POST /runs/query` that ask for any of some values, and those that are yes or no
 COMPARED: Final = {"id": "id", "trace": "trace_id", "parent_run": "parent_run_id", "run_type": "run_type"}
@@ -152,7 +153,7 @@ def among(column: str, values: Sequence[Any]) -> str:
 def after_key(cursor: str) -> list[Any]:
     """`(time, id)` at which the next page begins."""
     started, _, key = cursor.partition(".")
-    if not started.lstrip("-").isdigit() or len(started) > LONGEST_TIME:
+    if TIME.fullmatch(started) is None:
         raise RefusedRequestError(422, "the cursor is not one that was given out here; begin with the first page")
     return [int(started), key]
 

@@ -205,6 +205,7 @@ def test_frames_that_follow_each_other_are_one_body(http):
         ({"Host": "[::1]:1984"}, 200),
         ({"Origin": "https://evil.example"}, 403),
         ({"Origin": "null"}, 403),
+        ({"Origin": "http://[::1"}, 403),
     ],
 )
 def test_only_our_own_names_and_pages_are_served(http, headers, status):
@@ -223,6 +224,13 @@ def test_a_time_that_cannot_be_shown_is_refused_and_the_pages_go_on(http, when):
     assert http.post("/runs", json=run(start_time=when)).status_code == 422
     assert http.get("/").status_code == 200
     assert http.post("/runs/query", json={}).status_code == 200
+
+
+@pytest.mark.parametrize("after", ["²", "--1", "-", "1-", "\u0661"])
+def test_a_cursor_that_is_no_time_is_refused_wherever_it_is_given(http, after):
+    asked = [http.get("/", params={"after": f"{after}.x"}), http.get("/threads", params={"after": f"{after}.x"})]
+    asked.append(http.post("/runs/query", json={"cursor": f"{after}.x"}))
+    assert [answer.status_code for answer in asked] == [422] * 3
 
 
 @pytest.mark.parametrize("body", [{"cursor": f"{'9' * 30}.x"}, {"session": 5}, {"session": "no such project"}])

@@ -151,3 +151,10 @@ async def test_a_cost_is_exact_or_no_cost(cost, kept):
     posted = run(extra={"metadata": {"usage_metadata": {"total_tokens": 10**40, "total_cost": cost}}})
     row = (await stored([intake(("post", posted))]))[posted["id"]]
     assert (row["cost_pico"], row["total_tokens"]) == (kept, None)
+
+
+@pytest.mark.parametrize("count", [True, False, -1, 1.5, "7", [1]])
+async def test_what_counts_no_tokens_is_no_count(count):
+    posted = run(extra={"metadata": {"usage_metadata": {"input_tokens": count, "total_tokens": 3}}})
+    row = (await stored([intake(("post", posted))]))[posted["id"]]
+    assert (row["input_tokens"], row["total_tokens"]) == (None, 3)
