@@ -285,9 +285,17 @@ class LLMOps:
         """Remove a user of this tenant from the ledger; rows removed by table."""
         return self.ledger.erase_user(user_id, self.settings.tenant)
 
+    async def aerase_user(self, user_id: str) -> dict[str, int]:
+        """The same for async callers."""
+        return await self.ledger.aerase_user(user_id, self.settings.tenant)
+
     def share_link(self, run_id: str) -> str:
         """A public address of a run's trace in LangSmith."""
         return run_sync(self._observers.share_link(run_id))
+
+    async def ashare_link(self, run_id: str) -> str:
+        """The same for async callers."""
+        return await DOOR.cross(self._observers.share_link(run_id))
 
     # what the user reads
 

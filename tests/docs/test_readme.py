@@ -9,8 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 
-from langchain_llmops import Settings
+import langchain_llmops
+from langchain_llmops import LLMOps, Settings
+from langchain_llmops.cli.app import app, main
 from langchain_llmops.simulator import running
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,6 +45,41 @@ def test_every_command_of_the_cli_is_documented():
     commands = re.findall(r"^[│ ] *(\w[\w-]*)  +\w", shown.split("Commands", 1)[1], re.MULTILINE)
     assert commands
     assert [command for command in commands if f"llmops {command}" not in README] == []
+
+
+def test_every_option_of_every_command_is_documented(monkeypatch, capsys):
+    monkeypatch.setattr(app, "registered_commands", [])  # `main` registers them
+    monkeypatch.setattr(sys, "argv", ["llmops", "--version"])
+    with pytest.raises(SystemExit):
+        main()
+    commands = typer.main.get_command(app).commands
+    options = {name: [opt for param in found.params for opt in param.opts] for name, found in commands.items()}
+    assert sum(map(len, options.values())) > 50
+    missing = {
+        name: [opt for opt in found if opt.startswith("--") and opt not in README] for name, found in options.items()
+    }
+    assert {name: found for name, found in missing.items() if found} == {}
+
+
+def test_every_metric_is_listed_as_the_code_has_it(tmp_path):
+    with LLMOps(Settings(state_dir=tmp_path, log_calls=str(tmp_path / "calls.log"))) as ops:
+        rows = [metric_row(ops.registry, metric) for metric in ops.registry.collect()]
+    assert [row for row in rows if row not in README] == []
+    assert len(re.findall(r"^\| `llmops_\w+` \|", README, re.MULTILINE)) == len(rows)
+
+
+def metric_row(registry, metric):
+    """Labels stand in the collector: a metric has none before its first sample."""
+    collector = registry._names_to_collectors[metric.name]
+    labels = getattr(collector, "_labelnames", None) or getattr(collector, "_labels", ())
+    ending = "_total" if metric.type == "counter" else ""
+    return f"| `{metric.name}{ending}` | {', '.join(labels)} | {metric.documentation} |"
+
+
+def test_every_public_name_is_documented():
+    members = [name for name in dir(LLMOps) if not name.startswith("_")]
+    public = [name for name in langchain_llmops.__all__ if not name.startswith("_")]
+    assert [name for name in (*members, *public) if re.search(rf"\b{name}\b", README) is None] == []
 
 
 @pytest.mark.parametrize("block", blocks("python"), ids=range(len(blocks("python"))))

@@ -127,6 +127,18 @@ def test_a_link_right_after_the_first_run_of_a_new_project_is_made(recorder, tmp
         assert "hi" in httpx.get(ops.share_link(ask(ops).id), follow_redirects=True).text
 
 
+def test_async_callers_are_told_the_same_and_their_loop_goes_on(recorder, tmp_path):
+    async def told(ops, answer):
+        await ops.afeedback(answer.id, 1.0)
+        return await ops.ashare_link(answer.id), await ops.aerase_user("u")
+
+    with opened(tmp_path) as ops:
+        answer = ask(ops)
+        link = ops.share_link(answer.id)
+        erased = {"calls": 1, "events": 0, "feedback": 1, "outcomes": 0}
+        assert asyncio.run(told(ops, answer)) == (link, erased)
+
+
 def test_a_share_link_is_never_made_of_a_request_of_another_tenant(tmp_path, recorder):
     with opened(tmp_path, tenant="a") as one, opened(tmp_path, tenant="b") as two:
         ScriptedModel().invoke("hi", one.config(request_id="r1"))
