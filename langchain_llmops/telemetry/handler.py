@@ -223,7 +223,8 @@ class OpsCallbackHandler(BaseCallbackHandler):
             self._cut_off(self._runs.below(run))
         if run.kind is not None:
             record = self._made(run, self._make.failed, error, response)
-            run.count_failure(record.prompt_hash, self._timer())
+            if record.error_kind is not None:  # an interrupt is no failure
+                run.count_failure(record.prompt_hash, self._timer())
             self._publish(record)
 
     def close(self) -> None:

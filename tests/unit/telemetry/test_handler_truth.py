@@ -14,6 +14,8 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import HumanMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
 from langchain_core.runnables import RunnableLambda, RunnableParallel
+from langchain_core.tools import tool
+from langgraph.errors import GraphInterrupt
 
 from langchain_llmops.core.types import ErrorKind, Usage
 from langchain_llmops.telemetry.handler import OpsCallbackHandler
@@ -135,6 +137,21 @@ def test_another_question_after_a_failure_is_no_retry(config, told) -> None:
 
     RunnableLambda(ask).invoke("go", config)
     assert [record.retries for record in told.of("model")] == [0, 0, 1]
+
+
+def test_a_tool_called_after_it_was_interrupted_for_a_human_is_no_retry(config, told) -> None:
+    @tool
+    def approve(what: str) -> str:
+        """Ask a human."""
+        raise GraphInterrupt
+
+    def ask_twice(_):
+        for _again in range(2):
+            with pytest.raises(GraphInterrupt):
+                approve.invoke({"what": "a refund"})
+
+    RunnableLambda(ask_twice).invoke("go", config)
+    assert [(record.retries, record.outcome) for record in told.of("tool")] == [(0, "interrupted")] * 2
 
 
 # strange and unfinished runs
