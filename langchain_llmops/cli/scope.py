@@ -109,6 +109,8 @@ def settings_for(state: Path | None, postgres: str | None, **more: Any) -> Setti
     if state is not None:
         plain(str(state), "--state")
         options |= {"state_dir": state, "postgres_url": None}
+    if postgres == "":
+        raise ConfigurationError("--postgres takes postgresql://host/db, and is empty")
     if postgres is not None:
         options["postgres_url"] = plain(postgres, "--postgres")
     return Settings(**options)

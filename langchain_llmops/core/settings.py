@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from platformdirs import user_data_path
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from langchain_llmops.core.errors import ConfigurationError
@@ -31,7 +31,7 @@ URLS: Final = {
 
 
 class Settings(BaseSettings):
-    """Everything that can be set; each field is also the variable `LLMOPS_<FIELD>`.
+    """Everything that can be set; each field is also the variable `LLMOPS_<FIELD>`. What may be unset may be empty.
 
     Raises `ConfigurationError` with one line that names the variable.
     """
@@ -94,6 +94,12 @@ class Settings(BaseSettings):
         None, gt=0, description="Days the ledger keeps what happened; older rows are removed, once an hour."
     )
     store_timeout_s: float = Field(5.0, gt=0, description="Timeout of one operation on Redis, PostgreSQL or objects.")
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _empty_is_unset(cls, value: object, info: ValidationInfo) -> object:
+        """As `LLMOPS_POSTGRES_URL=${DATABASE:-}` leaves it in a container that has none."""
+        return None if value == "" and cls.model_fields[str(info.field_name)].default is None else value
 
     def __init__(self, **values: Any) -> None:
         unknown = sorted(name for name in values if name not in type(self).model_fields and not name.startswith("_"))

@@ -84,6 +84,13 @@ def test_a_file_that_is_no_database_is_one_line(llmops, tmp_path):
     assert "cannot use" in err
 
 
+def test_an_empty_database_of_the_environment_is_none_and_an_empty_option_a_mistake(llmops, state, monkeypatch):
+    monkeypatch.setenv("LLMOPS_POSTGRES_URL", "")
+    monkeypatch.setenv("LLMOPS_STATE_DIR", str(state))
+    assert asked(llmops, "cost") == asked(llmops, "cost", "--state", state)
+    assert "--postgres takes postgresql://host/db" in llmops("cost", "--postgres", "")[2]
+
+
 def test_a_folder_that_is_named_goes_before_a_database_of_the_environment(llmops, state, monkeypatch):
     monkeypatch.setenv("LLMOPS_POSTGRES_URL", "postgresql://u:hunter2@127.0.0.1:1/x")
     assert "gpt-4o" in asked(llmops, "cost", "--by", "model", "--state", state)

@@ -157,6 +157,15 @@ def test_an_empty_url_is_none(name) -> None:
     assert not getattr(Settings(**{name: ""}), name)
 
 
+OPTIONAL = [name for name, default, _ in Settings.table() if default == "unset"]
+
+
+@pytest.mark.parametrize("name", OPTIONAL)
+def test_an_empty_variable_of_what_may_be_unset_is_unset(monkeypatch, name) -> None:
+    monkeypatch.setenv(name, "")
+    assert getattr(Settings(), name.removeprefix("LLMOPS_").lower()) is None
+
+
 def test_passwords_never_appear_in_a_repr(monkeypatch) -> None:
     for name, scheme in {"REDIS": "rediss", "POSTGRES": "postgresql", "OBJECTS": "s3"}.items():
         monkeypatch.setenv(f"LLMOPS_{name}_URL", f"{scheme}://u:{CANARY}@h?password={CANARY}")
