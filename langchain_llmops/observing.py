@@ -66,9 +66,9 @@ class Observers:
     async def feedback(self, wanted: str, score: float, key: str, comment: str | None) -> None:
         """Into the ledger, and then to LangSmith."""
         run_id, trace_id, tenant = await self._find(wanted)
+        await self.ledger.afeedback(run_id, score, key=key, tenant=tenant or self._tenant, comment=comment)
         if trace_id is None:
             _log.warning("feedback on %r, which the ledger does not know (yet): it is kept under that id", wanted)
-        await self.ledger.afeedback(run_id, score, key=key, tenant=tenant or self._tenant, comment=comment)
         await self.tracing.feedback(run_id, trace_id, key, score, comment)
 
     async def share_link(self, wanted: str) -> str:

@@ -143,10 +143,14 @@ class LLMOps:
         thread_id: str | None = None,
         **metadata: Any,
     ) -> RunnableConfig:
-        """A `RunnableConfig` for one request: identity on every run, thread, callbacks (`core.context.run_config`)."""
+        """A `RunnableConfig` for one request: identity on every run, thread, callbacks (`core.context.run_config`).
+
+        A `tenant_id` among the metadata goes before the tenant of the settings.
+        """
         if isinstance(tags, str):
             raise ConfigurationError(f"tags must be a list of texts, not the text {tags!r}")
-        who = Identity(tenant=self.settings.tenant, user=user_id, session=session_id, request=request_id)
+        tenant = metadata.pop("tenant_id", self.settings.tenant)
+        who = Identity(tenant=tenant, user=user_id, session=session_id, request=request_id)
         return run_config(who, thread_id=thread_id, tags=tags, metadata=metadata, callbacks=self.callbacks)
 
     @property

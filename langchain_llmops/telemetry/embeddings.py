@@ -18,6 +18,7 @@ from langchain_llmops.core.context import current_identity, identity_from, text_
 from langchain_llmops.core.errors import ConfigurationError
 from langchain_llmops.core.events import CallFinished
 from langchain_llmops.core.pricing import PriceBook
+from langchain_llmops.core.redaction import redact
 from langchain_llmops.core.tokens import TokenCounter, default_token_counter
 from langchain_llmops.core.types import CallRecord, Identity, Unpriced, Usage
 from langchain_llmops.telemetry.usage import LONGEST_COUNTED, count_bounded
@@ -68,7 +69,7 @@ class ObservedEmbeddings(Embeddings):
         timer: Callable[[], float] = time.perf_counter,
     ) -> None:
         if not isinstance(embeddings, Embeddings):
-            raise ConfigurationError(f"embeddings must be a LangChain Embeddings object, not {embeddings!r}")
+            raise ConfigurationError(redact(f"embeddings must be a LangChain Embeddings object, not {embeddings!r}"))
         self._embeddings = _metered(embeddings)
         self._bus = bus
         self._provider = provider or _provider_of(embeddings)

@@ -399,6 +399,21 @@ def test_feedback_counts_for_the_tenant_that_the_run_named(ops):
     assert judged(ops, "x") == 1
 
 
+def test_a_config_may_name_another_tenant_than_the_settings(ops):
+    ScriptedModel().invoke("hi", ops.config(session_id="s1", request_id="r1", tenant_id="x"))
+    ops.ledger.flush()
+    assert run_sync(rows_of(ops, "SELECT tenant FROM llmops_calls")) == [("x",)]
+    with pytest.raises(ConfigurationError, match="tenant_id must be a non-empty string"):
+        ops.config(tenant_id="")
+
+
+@pytest.mark.parametrize(("wanted", "score"), [("", 1), (None, 1), ("r1", "good")])
+def test_feedback_that_is_refused_is_never_said_to_be_kept(ops, caplog, wanted, score):
+    with pytest.raises(ConfigurationError):
+        ops.feedback(wanted, score)
+    assert "kept" not in caplog.text
+
+
 async def rows_of(ops, statement):
     return await (await ops.ledger.sql()).fetch(statement)
 

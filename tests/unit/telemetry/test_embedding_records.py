@@ -186,6 +186,12 @@ def test_what_is_no_embeddings_object_is_refused(bus, given) -> None:
         ObservedEmbeddings(given, bus)
 
 
+def test_what_is_refused_is_told_without_its_secrets(bus) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        ObservedEmbeddings({"model": "m", "api_key": "abcdefgh"}, bus)
+    assert "abcdefgh" not in str(caught.value)
+
+
 def test_a_model_without_a_price_is_unpriced(bus, told) -> None:
     ObservedEmbeddings(Words(), bus).embed_query("x")
     assert (told.only.provider, told.only.unpriced, told.only.money) == ("words", True, None)
