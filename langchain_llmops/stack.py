@@ -10,10 +10,6 @@ import time
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
-from langchain_core.callbacks import CallbackManager
-from langchain_core.language_models import BaseChatModel
-from langchain_core.runnables import Runnable
-
 from langchain_llmops.core.concurrency import DOOR, run_sync
 from langchain_llmops.core.context import run_config
 from langchain_llmops.core.delegate import describe
@@ -33,6 +29,7 @@ from langchain_llmops.resilience.fallback import FallbackChain
 from langchain_llmops.resilience.retry import RetryPolicy
 from langchain_llmops.router.model import ModelRouter
 from langchain_llmops.router.rules import Rules
+from langchain_llmops.telemetry.attached import attached
 from langchain_llmops.telemetry.embeddings import ObservedEmbeddings
 from langchain_llmops.telemetry.handler import OpsCallbackHandler
 from langchain_llmops.telemetry.installed import Installation
@@ -47,7 +44,8 @@ if TYPE_CHECKING:
     from langchain.agents.middleware import AgentMiddleware
     from langchain_core.callbacks import BaseCallbackHandler
     from langchain_core.embeddings import Embeddings
-    from langchain_core.runnables import RunnableConfig
+    from langchain_core.language_models import BaseChatModel
+    from langchain_core.runnables import Runnable, RunnableConfig
     from prometheus_client import CollectorRegistry
 
     from langchain_llmops.cache.tiered import TieredCache
@@ -220,14 +218,13 @@ class LLMOps:
 
     def embeddings(self, embeddings: Embeddings, **options: Any) -> ObservedEmbeddings:
         """Embeddings whose calls are priced and recorded as well; `options` as in `ObservedEmbeddings`."""
-        place_of = self.handler.place_of
         return ObservedEmbeddings(
             embeddings,
             self.bus,
             prices=self.prices,
             counter=self.token_counter,
             tenant=self.settings.tenant,
-            place_of=place_of,
+            place_of=self.handler.place_of,
             **options,
         )
 
@@ -240,15 +237,7 @@ class LLMOps:
 
         A chat model is copied with the callbacks in it, so that they stay when tools or a schema are bound.
         """
-        if not isinstance(runnable, Runnable):
-            raise TypeError(f"attach() takes a model, a chain or a graph, not {type(runnable).__name__}")
-        if isinstance(runnable, BaseChatModel):
-            own = runnable.callbacks
-            present = own if isinstance(own, list) else own.handlers if own is not None else []
-            added = [callback for callback in self.callbacks if callback not in present]
-            return runnable.model_copy(update={"callbacks": [*present, *added]})
-        manager = CallbackManager(handlers=self.callbacks, inheritable_handlers=self.callbacks)
-        return runnable.with_config(callbacks=manager)
+        return attached(runnable, self.callbacks)
 
     def install(self) -> None:
         """Observe every LangChain run of the process, in tasks and threads too, until `uninstall()` or `close()`."""
