@@ -120,7 +120,7 @@ def calls_sheet(name: str, title: str, found: Sequence[Call]) -> Sheet:
         "name": Column("call", _label, of_row=True),
         "user": Column("user"),
         "latency_s": Column("took", seconds),
-        "cost_usd": Column("cost", usd),
+        "cost_usd": Column("cost", _call_cost, of_row=True, number=True),
         "request": Column("request", _to_look_at, of_row=True),
     }
     rows = [asdict(call) | {"at": utc(call.at), "cost_usd": _own_cost(call)} for call in found]
@@ -143,6 +143,11 @@ def conversations_sheet(name: str, title: str, found: Sequence[Conversation], *,
 def _own_cost(call: Call) -> Decimal | None:
     """None where nothing could be charged: tools and turns cost what the models below them cost."""
     return None if call.unpriced or call.kind in ("turn", "tool", "retriever") else call.cost_usd
+
+
+def _call_cost(row: Mapping[str, Any]) -> str:
+    """A failed attempt has no certain cost."""
+    return f"≤ {usd(row['cost_usd'])}" if row["error_kind"] and row["cost_usd"] else usd(row["cost_usd"])
 
 
 def _to_look_at(row: Mapping[str, Any]) -> str:

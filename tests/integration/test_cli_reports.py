@@ -112,6 +112,15 @@ def test_the_cost_table_has_the_sums_and_says_what_is_not_in_them(llmops, state)
         assert note in out
 
 
+@pytest.mark.parametrize("report", [("cost",), ("logs",)])
+def test_what_a_failed_attempt_may_have_cost_is_listed_as_an_upper_bound(llmops, state, report, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    out = asked(llmops, *report, "--state", state)
+    failed = [line for line in out.splitlines() if "failed: timeout" in line]
+    assert failed
+    assert all("≤ $0.00200" in line for line in failed)
+
+
 def test_json_and_csv_have_the_same_money_to_the_last_digit(llmops, state):
     found = json.loads(asked(llmops, "cost", "--by", "day", "--state", state, "--json"))
     rows = list(csv.DictReader(io.StringIO(asked(llmops, "cost", "--by", "day", "--state", state, "--csv"))))
