@@ -16,8 +16,11 @@ _NAME = re.compile(_NAMED)
 _KEY_VALUE = re.compile(_NAMED + r"=[^&\s'\"<>\\]+")
 _KEY_COLON_VALUE = re.compile(_NAMED + r"([\"']?:[ \t]{0,4}[\"']?)[^\s'\",;<>\\}\]]{4,}")
 _BEARER = re.compile(r"(?i)\b(bearer )[A-Za-z0-9._~+/=-]{8,}")
-# how well-known secrets begin: GitHub, GitLab, Slack, AWS, Google, JSON web tokens
-STARTS = ("ghp_", "gho_", "ghs_", "ghu_", "github_pat_", "glpat-", "xoxb-", "xoxp-", "AKIA", "ASIA", "AIza", "eyJ")
+# how well-known secrets begin: GitHub, GitLab, Slack, AWS, Google, JSON web tokens, Hugging Face, Groq, xAI
+STARTS = (
+    "ghp_", "gho_", "ghs_", "ghu_", "github_pat_", "glpat-", "xoxb-", "xoxp-", "AKIA", "ASIA", "AIza", "eyJ", "hf_",
+    "gsk_", "xai-",
+)  # fmt: skip
 _STARTS = re.compile(rf"\b({'|'.join(STARTS)})[A-Za-z0-9_.-]{{12,}}")
 _API_KEY = re.compile(r"\b(sk|lsv2|pk|rk)[-_][A-Za-z0-9_\-]{8,}")
 _REDACTED = re.compile(

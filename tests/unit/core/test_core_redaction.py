@@ -107,6 +107,9 @@ def test_a_hostile_text_is_redacted_in_time_that_grows_with_its_length_only() ->
 LEAKS = {
     "Authorization: Bearer abcdef0123456789": "abcdef0123456789",
     "authorization: bearer eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2ln": "eyJhbGciOiJIUzI1NiJ9",
+    "the key hf_abcdefghijklmnopqrstuvwxyzABCDEFGH": "abcdefghijklmnop",
+    "the key gsk_abcdefghijklmnopqrstuvwxyzABCDEF": "abcdefghijklmnop",
+    "the key xai-abcdefghijklmnopqrstuvwxyzABCDEF": "abcdefghijklmnop",
     "aws AKIAIOSFODNN7EXAMPLE": "IOSFODNN7EXAMPLE",
     "ghp_16C7e42F292c6912E7710c838347Ae178B4a": "16C7e42F292c6912",
     "AIzaSyD-1234567890abcdefghijk": "1234567890abcdefghijk",
