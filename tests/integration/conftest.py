@@ -1,4 +1,4 @@
-"""The `llmops` command within the test process, and ledgers for it."""
+"""The `llmops` command within the test process, ledgers for it, and an application in a folder of its own."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from langchain_llmops import LLMOps, Settings
 from langchain_llmops.cli.app import app, main
 from tests.support.commands import RECORDS, fill, filled
 from tests.support.recorded import URLS
@@ -46,3 +47,14 @@ def state(tmp_path):
 def where(request, tmp_path):
     """The option that names a filled ledger."""
     return filled(request, tmp_path, RECORDS)
+
+
+@pytest.fixture
+def settings(tmp_path):
+    return Settings(state_dir=tmp_path, log_calls="off", retry_base_s=0.001, retry_max_s=0.01)
+
+
+@pytest.fixture
+def ops(settings):
+    with LLMOps(settings) as ops:
+        yield ops

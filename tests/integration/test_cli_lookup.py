@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from tests.support.commands import asked, filled
+from tests.support.commands import asked, fill, filled
 from tests.support.recorded import NOON, URLS, call
 
 FIRST = "01a1fe8e-536f-71a9-ad2a-1ef96cdd6f98"
