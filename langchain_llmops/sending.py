@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import queue
 import threading
 import time
@@ -98,12 +99,13 @@ class BoundedLangSmithRetry(LangSmithRetry):
 
 
 class Outbox:
-    """Work done in turn by one daemon thread, which is there while there is work."""
+    """Work done in turn by one daemon thread, which is there while there is work.
+
+    A forked child has none of it: what waits is its parent's to do.
+    """
 
     def __init__(self) -> None:
-        self._work: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._lock = threading.Lock()
-        self._thread: threading.Thread | None = None
+        self._reset()
 
     @property
     def waiting(self) -> int:
@@ -113,6 +115,8 @@ class Outbox:
     def submit(self, call: Callable[[], T]) -> Future[T]:
         """Have `call` done after what waits; by the caller while the interpreter ends and starts no threads."""
         future: Future[T] = Future()
+        if self._pid != os.getpid():
+            self._reset()
         with self._lock:
             self._work.put(lambda: _settle(future, call))
             serving = self._thread is not None and self._thread.is_alive()
@@ -120,6 +124,12 @@ class Outbox:
         if not serving:
             self._serve()
         return future
+
+    def _reset(self) -> None:
+        self._pid = os.getpid()
+        self._work: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
 
     def _start(self) -> bool:
         self._thread = threading.Thread(target=self._serve, name="llmops-langsmith", daemon=True)

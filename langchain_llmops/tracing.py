@@ -70,7 +70,7 @@ class Tracing:
         self._lost = Counter(runs=0, feedback=0)
         self._told_lost = 0
         self._lock = threading.Lock()
-        self._making = threading.Lock()
+        self._making = threading.RLock()
 
     def active(self) -> OpsTracer | None:
         """The tracer, one for all threads; None where tracing is off."""
@@ -79,9 +79,14 @@ class Tracing:
         with self._making:
             return self.tracer
 
-    @cached_property
+    @property
     def client(self) -> Client:
-        """Our own client: it samples whole traces, and masks what it sends when told to."""
+        """Our own client, one for all threads: it samples whole traces, and masks what it sends when told to."""
+        with self._making:
+            return self._client
+
+    @cached_property
+    def _client(self) -> Client:
         return Client(
             anonymizer=self._anonymizer if self._settings.trace_anonymize else None,
             tracing_sampling_rate=self._settings.trace_sample_rate,
@@ -141,7 +146,7 @@ class Tracing:
 
     async def close(self) -> None:
         """Send what is buffered, within `CLOSE_S`; one line of the log tells what was lost."""
-        if "client" in self.__dict__:
+        if "_client" in self.__dict__:
             self._session.end_within(CLOSE_S)
             sent = self._outbox.submit(self._send_rest)
             await _moment(sent, CLOSE_S + GRACE_S)

@@ -231,3 +231,20 @@ def test_an_outbox_that_can_start_no_thread_works_at_once(monkeypatch):
 
     monkeypatch.setattr(threading.Thread, "start", refuse)
     assert sending.Outbox().submit(lambda: 7).result(0) == 7
+
+
+def test_a_forked_child_does_nothing_that_waits_in_its_parent_and_works_on_its_own():
+    outbox, done, hold = sending.Outbox(), [], threading.Event()
+    outbox.submit(hold.wait)
+    waiting = outbox.submit(lambda: done.append("parent"))
+    child = os.fork()
+    if not child:
+        right = False
+        try:
+            right = outbox.submit(lambda: 7).result(10) == 7 and not done
+        finally:
+            os._exit(not right)
+    assert os.waitpid(child, 0)[1] == 0
+    hold.set()
+    waiting.result(10)
+    assert done == ["parent"]
