@@ -89,11 +89,13 @@ def test_a_full_disk_keeps_rows_waiting_and_calls_going(tmp_path, opened, caplog
     with pytest.raises(StoreUnavailableError, match="check disk and folder"):
         application.ledger.flush()
     assert application.ledger.dropped == 0
+    waiting = application.ledger.buffered  # all of them, but for a few when the writer was there before the last call
     application.call(200)
-    assert application.ledger.dropped == 100
+    lost = application.ledger.dropped
+    assert lost == waiting + 200 - 400 > 0
     application.fetch("PRAGMA max_page_count = 1000000")
     eventually(lambda: application.ledger.buffered == 0)
-    assert application.rows() == 405
+    assert application.rows() == 5 + 300 + 200 - lost
     assert not application.failures
     assert [record.levelname for record in caplog.records] == ["WARNING", "ERROR"]
     assert "database or disk is full" in caplog.records[0].message
