@@ -10,7 +10,20 @@ if TYPE_CHECKING:
 
     from langchain_llmops.stores.base import Dialect, Sql
 
-__all__ = ["ANSWERED", "COST", "DAY", "FAILED", "PAID", "REPLAY_TAG", "REQUEST", "UNPRICED", "Filter", "has_tenants"]
+__all__ = [
+    "ANSWERED",
+    "CONVERSATION",
+    "COST",
+    "DAY",
+    "FAILED",
+    "PAID",
+    "REPLAY_TAG",
+    "REQUEST",
+    "SPOKEN",
+    "UNPRICED",
+    "Filter",
+    "has_tenants",
+]
 
 PAID: Final = "kind IN ('model', 'embedding')"
 ANSWERED: Final = "error_kind IS NULL"
@@ -21,6 +34,9 @@ COST: Final = "(COALESCE(input_pico, 0) + COALESCE(output_pico, 0) + COALESCE(fe
 REPLAY_TAG: Final = "llmops:replay"
 NOT_REPLAYED: Final = f"tags NOT LIKE '%\"{REPLAY_TAG}\"%'"
 REQUEST: Final = "COALESCE(request_id, trace_id)"
+# a session of a tenant is a conversation whatever is in it; a request without one, only with a turn or a model call
+CONVERSATION: Final = f"COALESCE(tenant, ''), session_id IS NULL, COALESCE(session_id, {REQUEST})"
+SPOKEN: Final = "(session_id IS NOT NULL OR kind IN ('turn', 'model'))"
 # both count days since 1970-01-01 UTC; a CAST alone truncates in one dialect and rounds in the other
 DAY: Final[Mapping[Dialect, str]] = {
     "sqlite": "CAST(started_at / 86400 AS INTEGER)",

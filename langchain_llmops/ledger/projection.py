@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from langchain_llmops.core.types import ModelSpec
 from langchain_llmops.ledger.baseline import Asked, OtherModel
-from langchain_llmops.ledger.filters import ANSWERED, COST, PAID, REQUEST, UNPRICED, Filter
+from langchain_llmops.ledger.filters import ANSWERED, CONVERSATION, COST, PAID, SPOKEN, UNPRICED, Filter
 from langchain_llmops.ledger.schema import from_pico
 
 if TYPE_CHECKING:
@@ -24,14 +24,12 @@ if TYPE_CHECKING:
 __all__ = ["Alternative", "Sample", "alternatives", "compared_models", "cost_sample", "student_quantile"]
 
 ANSWER: Final = f"{PAID} AND {ANSWERED}"
-# a session is a conversation whatever is in it, anything else only with a turn or a model call
 GROUPS: Final = (
     "SELECT CASE WHEN MAX(session_id) IS NOT NULL THEN 'session'"
-    " WHEN MAX(CASE WHEN kind IN ('turn', 'model') THEN 1 ELSE 0 END) = 1 THEN 'request' ELSE 'outside' END AS class,"
+    f" WHEN MAX(CASE WHEN {SPOKEN} THEN 1 ELSE 0 END) = 1 THEN 'request' ELSE 'outside' END AS class,"
     f" COALESCE(SUM({COST}) FILTER (WHERE {ANSWER}), 0) AS pico, COUNT(*) FILTER (WHERE {ANSWER}) AS answers,"
     f" COUNT(*) FILTER (WHERE {ANSWER} AND {UNPRICED}) AS unknown FROM llmops_calls"
 )
-CONVERSATION: Final = f"COALESCE(tenant, ''), session_id IS NULL, COALESCE(session_id, {REQUEST})"
 # exact quantiles where the expansion below is not; index 0 is one degree of freedom
 FEW: Final = (12.706, 4.303, 3.182, 2.776)
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import replace
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from langchain_llmops.ledger.baseline import Asked, OtherModel, superseded
 from langchain_llmops.ledger.calls import conversations
-from langchain_llmops.ledger.filters import ANSWERED, COST, PAID, Filter
+from langchain_llmops.ledger.filters import ANSWERED, CONVERSATION, COST, PAID, SPOKEN, Filter
 from langchain_llmops.ledger.latency import latencies
 from langchain_llmops.ledger.report import counted
 from langchain_llmops.ledger.schema import from_pico, usage_from_text
@@ -74,15 +75,13 @@ class Figures:
         )
         names = ("turns", "failed_turns", "tool_calls", "model_calls")
         counts = dict(zip(names, (int(value) for value in rows[0]), strict=True))
-        return {"conversations": await self._sessions(), **counts}
+        return {"conversations": await self._conversations(), **counts}
 
-    async def _sessions(self) -> int:
-        """The same name at two tenants is two."""
-        where, parameters = self._chosen.where("session_id IS NOT NULL")
-        rows = await self._sql.fetch(
-            f"SELECT COUNT(*) FROM (SELECT DISTINCT COALESCE(tenant, ''), session_id FROM llmops_calls{where}) named",
-            parameters,
-        )
+    async def _conversations(self) -> int:
+        """Those of a cost projection: what was replayed is none."""
+        where, parameters = replace(self._chosen, replays=False).where(SPOKEN)
+        distinct = f"SELECT DISTINCT {CONVERSATION} FROM llmops_calls{where}"
+        rows = await self._sql.fetch(f"SELECT COUNT(*) FROM ({distinct}) found", parameters)
         return int(rows[0][0])
 
     async def _money(self, spend: Spend) -> dict[str, Any]:

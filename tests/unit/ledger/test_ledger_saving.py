@@ -160,7 +160,9 @@ async def test_the_parts_of_a_report_add_up(url) -> None:
     assert found["cache"]["hits"] + found["cache"]["misses"] == len(answers)
     assert found["cache"]["by_level"] == {"L1": found["cache"]["hits"]}
     assert found["cost_usd"] == pytest.approx(float(sum(r.cost_usd for r in answers)), abs=1e-12)
-    assert found["conversations"] == 3
+    spoken = [r for r in records if r.identity.session is not None or r.kind in ("model", "turn")]
+    named = {(r.identity.session, None if r.identity.session else r.identity.request or r.trace_id) for r in spoken}
+    assert found["conversations"] == len(named) > 3
     assert sum(sum(route["models"].values()) for route in found["routes"].values()) == len(answers)
 
 
@@ -288,13 +290,25 @@ async def test_where_nothing_but_embeddings_was_asked_each_request_counts(url) -
     assert sample.deviation_usd == pytest.approx(stdev([0.75, 0.25]))
 
 
-async def test_all_reports_count_the_same_sessions(url) -> None:
-    records = [*traffic(300, seed=9), small(who=("u", "s1", None), tenant="rival"), embedding()]
+async def test_all_reports_count_the_same_conversations(url) -> None:
+    nobody = ("u", None, "r1")
+    records = [*traffic(300, seed=9), small(who=("u", "s1", None), tenant="rival"), small(who=nobody, tenant="rival")]
+    records += [embedding(), call("tool", who=nobody, tenant="third"), small(tags=("llmops:replay",), tenant="third")]
     async with ledger(url, records) as sql:
-        sample, success = await cost_sample(sql, Filter()), await cost_per_success(sql, Filter())
+        chosen = Filter(replays=False)
+        sample, success = await cost_sample(sql, chosen), await cost_per_success(sql, chosen)
         found = await Figures(sql, PRICES, since=0.0, baseline_model=None).collect()
-    assert sample.sessions == found["conversations"] == success.unjudged == 4
-    assert sample.total_usd == pytest.approx(Decimal(str(found["cost_usd"])))
+        rival = await Figures(sql, PRICES, since=0.0, baseline_model=None, tenant="rival").collect()
+    assert sample.sessions == success.unjudged == 4
+    assert found["conversations"] == sample.count > sample.sessions
+    assert rival["conversations"] == 2
+    assert sample.total_usd + 1 == pytest.approx(Decimal(str(found["cost_usd"])))
+
+
+async def test_a_report_counts_requests_without_a_session_and_no_embeddings_as_conversations(url) -> None:
+    said = [call("turn", run_id="turn", who=("u", None, None)), small(trace_id="turn", who=("u", None, None))]
+    asked = [small(who=("u", None, "r")), small(who=("u", None, "r")), embedding(who=("u", None, "other"))]
+    assert (await figures(url, [*said, *asked, embedding()]))["conversations"] == 2
 
 
 def test_the_interval_is_students_and_never_below_zero() -> None:
