@@ -49,7 +49,8 @@ def from_batch(body: Any) -> Intake:
 def from_parts(parts: Iterable[Part], now_us: int) -> Intake:
     """`post.<id>`, `patch.<id>`, their `.inputs` and the like, `attachment.<id>.<name>` and `feedback.<id>`.
 
-    A run of which one part cannot be read is refused as a whole.
+    A run of which one part cannot be read is refused as a whole. LangSmith's client sends attachments with the post or
+    patch of their run; those of no run in this request are refused.
     """
     intake, damaged = Intake(), set[tuple[str, str]]()
     runs, attachments = defaultdict[tuple[str, str], dict[str, Any]](dict), defaultdict[str, dict[str, Any]](dict)
@@ -73,7 +74,15 @@ def from_parts(parts: Iterable[Part], now_us: int) -> Intake:
     for (kind, run_id), fields in runs.items():
         if (kind, run_id) not in damaged:
             intake.add_run(kind, {"id": run_id, **fields}, attachments.pop(run_id, None))
+    named = {run_id for _, run_id in (*runs, *damaged)}
+    for run_id, files in attachments.items():
+        if run_id not in named:
+            intake.refused += [_lonely(f"attachment.{run_id}.{name}") for name in files]
     return intake
+
+
+def _lonely(name: str) -> str:
+    return f"part {name[:80]!r} comes without its run; send it in one request with the run's post or patch"
 
 
 def object_of(value: Any, what: str) -> dict[str, Any]:

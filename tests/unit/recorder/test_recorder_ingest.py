@@ -83,6 +83,26 @@ def test_attachments_and_feedback_parts_are_taken(http):
     assert http.get("/feedback", params={"run": posted["id"]}).json()[0]["key"] == "good"
 
 
+def test_an_attachment_without_its_run_is_refused_and_named(http):
+    posted, patched, elsewhere = run(), run(), uuid()
+    assert send(http, multipart((f"post.{patched['id']}", patched))).status_code == 202
+    lonely, beside = f"attachment.{elsewhere}.photo", f"attachment.{patched['id']}.sound"
+    assert send(http, multipart((lonely, b"1"))).status_code == 422
+    body = multipart(*parts_of("post", posted), (lonely, b"1"), (f"patch.{patched['id']}", {}), (beside, b"12"))
+    answer = send(http, body)
+    assert answer.status_code == 422
+    assert f"part '{lonely}' comes without its run" in answer.json()["detail"]
+    assert "the other 2 of this request are stored" in answer.json()["detail"]
+    assert read(http, posted["id"])["attachments_received"] == {}
+    assert read(http, patched["id"])["attachments_received"]["sound"]["bytes"] == 2
+
+
+def test_the_attachments_of_a_damaged_run_are_no_second_refusal(http):
+    bad = run()
+    body = multipart((f"post.{bad['id']}", b'{"cut'), (f"attachment.{bad['id']}.photo", b"1"))
+    assert "more" not in send(http, body).json()["detail"]
+
+
 def test_one_bad_run_does_not_lose_the_others_and_is_not_half_taken(http, recorder):
     good, bad, worse = run(), run(), run()
     bad_parts = [parts_of("post", bad)[0], (f"post.{bad['id']}.inputs", b'{"cut'), *parts_of("post", bad)[2:]]
