@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import sys
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
 
 __all__ = ["Sketch", "quantile"]
 
@@ -79,26 +79,6 @@ class Sketch:
         copy = Sketch(self.accuracy)
         copy.merge(self)
         return copy
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data that JSON can hold."""
-        return {
-            "accuracy": self.accuracy,
-            "count": self.count,
-            "sum": self.sum,
-            "zeros": self._zeros,
-            "positive": {str(bucket): count for bucket, count in self._positive.items()},
-            "negative": {str(bucket): count for bucket, count in self._negative.items()},
-        }
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Sketch:
-        """The sketch that `to_dict` described."""
-        sketch = cls(data["accuracy"])
-        sketch.count, sketch.sum, sketch._zeros = data["count"], data["sum"], data["zeros"]
-        sketch._positive = {int(bucket): count for bucket, count in data["positive"].items()}
-        sketch._negative = {int(bucket): count for bucket, count in data["negative"].items()}
-        return sketch
 
     def _add_unusual(self, value: float) -> float:
         if math.isnan(value):
