@@ -57,7 +57,7 @@ class _Recorded:
 class _Side:
     """One answer, or why there is none. `cost_usd` is None where the model has no price.
 
-    `may_have_cost_usd` is what failed attempts that reached the provider may have cost, apart from it.
+    `failed_cost_usd` is what failed attempts that reached the provider may have cost, apart from it.
     """
 
     model: str | None
@@ -67,7 +67,7 @@ class _Side:
     cost_usd: Decimal | None
     latency_s: float
     failed: bool = False
-    may_have_cost_usd: Decimal = Decimal(0)
+    failed_cost_usd: Decimal = Decimal(0)
 
 
 def replay(
@@ -256,7 +256,7 @@ def _total(pairs: Sequence[tuple[_Side, _Side]], which: int) -> dict[str, Any]:
         "output_tokens": sum(side.output_tokens for side in sides),
         "cost_usd": sum(costs, Decimal(0)) if len(costs) == len(sides) else None,
         "latency_s": sum(side.latency_s for side in sides),
-        "may_have_cost_usd": sum((side.may_have_cost_usd for side in sides), Decimal(0)),
+        "failed_cost_usd": sum((side.failed_cost_usd for side in sides), Decimal(0)),
     }
 
 
@@ -302,7 +302,7 @@ def _missing(recorded: Sequence[_Recorded]) -> list[str]:
 
 
 def _notes(pairs: Sequence[tuple[_Side, _Side]]) -> list[str]:
-    failed, lost = sum(new.failed for _, new in pairs), _total(pairs, 1)["may_have_cost_usd"]
+    failed, lost = sum(new.failed for _, new in pairs), _total(pairs, 1)["failed_cost_usd"]
     notes = {
         "Sampling settings (temperature, max_tokens, …) are not recorded: these were the model's defaults.": True,
         f"{failed} of {counted(len(pairs), 'call', 'calls')} failed.": failed,

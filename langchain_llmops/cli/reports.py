@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from decimal import Decimal
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -18,7 +19,6 @@ from langchain_llmops.ledger.tree import Step, trace_tree
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
-    from decimal import Decimal
 
     from langchain_llmops.stores.base import Sql
 
@@ -106,7 +106,7 @@ def trace(scope: Scope, wanted: Annotated[str, typer.Argument(metavar="ID", help
         "latency_s": Column("took", seconds),
         "input_tokens": Column("in", count),
         "output_tokens": Column("out", count),
-        "cost_usd": Column("cost", _step_cost, of_row=True, number=True),
+        "cost_usd": Column("cost", _cost, of_row=True, number=True),
     }
     title = f"Request {roots[0].call.request or roots[0].call.trace_id}"
     sheet = Sheet("steps", title, columns, [_step_row(*place) for place in _walk(roots)])
@@ -120,10 +120,10 @@ def calls_sheet(name: str, title: str, found: Sequence[Call]) -> Sheet:
         "name": Column("call", _label, of_row=True),
         "user": Column("user"),
         "latency_s": Column("took", seconds),
-        "cost_usd": Column("cost", _call_cost, of_row=True, number=True),
+        "cost_usd": Column("cost", _cost, of_row=True, number=True),
         "request": Column("request", _to_look_at, of_row=True),
     }
-    rows = [asdict(call) | {"at": utc(call.at), "cost_usd": _own_cost(call)} for call in found]
+    rows = [asdict(call) | {"at": utc(call.at), **_own_costs(call)} for call in found]
     return Sheet(name, title, columns, rows)
 
 
@@ -140,14 +140,22 @@ def conversations_sheet(name: str, title: str, found: Sequence[Conversation], *,
     return Sheet(name, title, columns, [asdict(one) for one in found])
 
 
-def _own_cost(call: Call) -> Decimal | None:
-    """None where nothing could be charged: tools and turns cost what the models below them cost."""
-    return None if call.unpriced or call.kind in ("turn", "tool", "retriever") else call.cost_usd
+def _own_costs(call: Call) -> dict[str, Decimal | None]:
+    """None where nothing could be charged or nobody knows: tools and turns cost what the models below them cost."""
+    if call.kind in ("turn", "tool", "retriever"):
+        return {"cost_usd": None, "failed_cost_usd": None}
+    own, nothing = None if call.unpriced else call.cost_usd + call.failed_cost_usd, Decimal(0)
+    if call.error_kind is None:
+        return {"cost_usd": own, "failed_cost_usd": nothing}
+    return {"cost_usd": nothing, "failed_cost_usd": own}
 
 
-def _call_cost(row: Mapping[str, Any]) -> str:
+def _cost(row: Mapping[str, Any]) -> str:
     """A failed attempt has no certain cost."""
-    return f"≤ {usd(row['cost_usd'])}" if row["error_kind"] and row["cost_usd"] else usd(row["cost_usd"])
+    cost, failed = row["cost_usd"], row["failed_cost_usd"]
+    if failed is None:
+        return usd(None)
+    return f"≤ {usd(failed)}" if failed and not cost else usd(cost)
 
 
 def _to_look_at(row: Mapping[str, Any]) -> str:
@@ -197,6 +205,7 @@ def _step_row(branches: str, depth: int, step: Step) -> dict[str, Any]:
         "own_input_tokens": call.input_tokens,
         "own_output_tokens": call.output_tokens,
         "own_cost_usd": call.cost_usd,
+        "own_failed_cost_usd": call.failed_cost_usd,
     }
     sums = {name: getattr(step, name) for name in ("input_tokens", "output_tokens", "cost_usd", "failed_cost_usd")}
     return {"branches": branches, "depth": depth, **asdict(call), "at": utc(call.at), **own, **sums}
@@ -204,12 +213,6 @@ def _step_row(branches: str, depth: int, step: Step) -> dict[str, Any]:
 
 def _step_label(row: Mapping[str, Any]) -> str:
     return f"{row['branches']}{_label(row)}"
-
-
-def _step_cost(row: Mapping[str, Any]) -> str:
-    """A failed attempt has no certain cost."""
-    only_failed = row["failed_cost_usd"] and not row["cost_usd"]
-    return f"≤ {usd(row['failed_cost_usd'])}" if only_failed else usd(row["cost_usd"])
 
 
 def _trace_facts(roots: Sequence[Step]) -> dict[str, Any]:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from langchain_llmops.ledger.filters import ANSWERED, COST, PAID, Filter
 from langchain_llmops.ledger.schema import from_pico
 
 if TYPE_CHECKING:
-    from decimal import Decimal
-
     from langchain_llmops.stores.base import Row, Sql
 
 __all__ = ["CALL", "Call", "Conversation", "Order", "calls", "conversations", "read_call"]
@@ -31,7 +30,10 @@ SAME_TENANT: Final = "(tenant = owner OR (tenant IS NULL AND owner IS NULL))"
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One record as people look at it; `at` is Unix seconds."""
+    """One record as people look at it; `at` is Unix seconds.
+
+    `cost_usd` is what an answer cost; what a failed attempt may have cost (estimated) is `failed_cost_usd`, apart.
+    """
 
     at: float
     kind: str
@@ -48,6 +50,7 @@ class Call:
     input_tokens: int
     output_tokens: int
     cost_usd: Decimal
+    failed_cost_usd: Decimal
     unpriced: bool
     estimated: bool
     cache_level: str | None
@@ -74,8 +77,9 @@ class Conversation:
 
 def read_call(row: Row) -> Call:
     """The columns of `CALL`."""
-    values: list[Any] = list(row)
-    values[14], values[15], values[16] = from_pico(row[14]), bool(row[15]), bool(row[16])
+    cost, failed, nothing = from_pico(row[14]), row[22] is not None, Decimal(0)
+    costs = (nothing, cost) if failed else (cost, nothing)
+    values: list[Any] = [*row[:14], *costs, bool(row[15]), bool(row[16]), *row[17:]]
     return Call(*values)
 
 

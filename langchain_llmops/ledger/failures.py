@@ -20,7 +20,7 @@ __all__ = ["Failure", "failures"]
 class Failure:
     """Failed calls of one kind with one error; the example is the last one, `last_at` its Unix seconds.
 
-    `example` is a request id, or a trace id where no request was named. `may_have_cost_usd` is an estimate.
+    `example` is a request id, or a trace id where no request was named. `failed_cost_usd` is an estimate.
     """
 
     kind: str
@@ -30,7 +30,7 @@ class Failure:
     last_at: float
     name: str | None
     example: str
-    may_have_cost_usd: Decimal
+    failed_cost_usd: Decimal
 
 
 async def failures(sql: Sql, chosen: Filter) -> list[Failure]:

@@ -21,10 +21,7 @@ ALL = Filter()
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A call and the calls below it. Each record counts once, so that the sums of the roots are those of the request.
-
-    `call.cost_usd` of a failed attempt is what it may have cost; the subtree keeps it apart, as all reports do.
-    """
+    """A call and the calls below it. Each record counts once: the sums of the roots are those of the request."""
 
     call: Call
     children: list[Step] = field(default_factory=list)
@@ -32,12 +29,12 @@ class Step:
     @property
     def cost_usd(self) -> Decimal:
         """What the answers of this subtree cost."""
-        return sum((call.cost_usd for call in self.calls() if call.error_kind is None), Decimal(0))
+        return sum((call.cost_usd for call in self.calls()), Decimal(0))
 
     @property
     def failed_cost_usd(self) -> Decimal:
         """What the failed attempts of this subtree may have cost."""
-        return sum((call.cost_usd for call in self.calls() if call.error_kind is not None), Decimal(0))
+        return sum((call.failed_cost_usd for call in self.calls()), Decimal(0))
 
     @property
     def input_tokens(self) -> int:

@@ -155,7 +155,7 @@ def test_a_replay_that_reaches_no_provider_says_why_and_costs_nothing(llmops, re
     assert (code, err) == (1, "")
     found = json.loads(out)
     for side in (*(one["replayed"] for one in found["calls"]), found["total"]["replayed"]):
-        assert (side["cost_usd"], side["may_have_cost_usd"], side["input_tokens"]) == (0, 0, 0)
+        assert (side["cost_usd"], side["failed_cost_usd"], side["input_tokens"]) == (0, 0, 0)
     assert "Connection refused" in found["calls"][0]["replayed"]["answer"]
     assert "may have cost" not in llmops(*replay(gone, recorded))[1]
 
@@ -177,10 +177,10 @@ def test_a_call_that_only_failed_has_no_cost_but_what_it_may_have_cost(llmops, r
         found = json.loads(asked(llmops, *replay(faulty, recorded, "--json")))
     failed, answered = (one["replayed"] for one in found["calls"])
     assert (failed["failed"], failed["cost_usd"], failed["input_tokens"]) == (True, 0, 0)
-    assert failed["may_have_cost_usd"] > 0
+    assert failed["failed_cost_usd"] > 0
     total = found["total"]["replayed"]
     assert (total["cost_usd"], total["input_tokens"]) == (answered["cost_usd"], answered["input_tokens"])
-    assert total["may_have_cost_usd"] == failed["may_have_cost_usd"]
+    assert total["failed_cost_usd"] == failed["failed_cost_usd"]
 
 
 def test_a_replay_says_that_sampling_settings_are_not_the_recorded_ones(llmops, recorded, provider):

@@ -10,6 +10,7 @@ from decimal import Decimal
 import pytest
 
 from langchain_llmops.cli.tables import seconds, usd
+from langchain_llmops.core.types import ErrorKind
 from tests.support.commands import asked, fill, table
 from tests.support.recorded import call, embedding
 
@@ -119,6 +120,35 @@ def test_what_a_failed_attempt_may_have_cost_is_listed_as_an_upper_bound(llmops,
     failed = [line for line in out.splitlines() if "failed: timeout" in line]
     assert failed
     assert all("≤ $0.00200" in line for line in failed)
+
+
+@pytest.mark.parametrize(("report", "name"), [("logs", "calls"), ("cost", "dearest_calls")])
+def test_a_failed_call_costs_nothing_and_its_upper_bound_is_apart(llmops, state, report, name):
+    found = json.loads(asked(llmops, report, "--state", state, "--json"))[name]
+    paid = [call for call in found if call["kind"] == "model" and not call["unpriced"]]
+    (failed,) = [call for call in paid if call["error_kind"]]
+    assert (failed["cost_usd"], failed["failed_cost_usd"]) == (0, 0.002)
+    assert {call["failed_cost_usd"] for call in paid if call is not failed} == {0}
+    assert all(call["failed_cost_usd"] is None for call in found if call["kind"] in ("turn", "tool"))
+
+
+def test_what_failed_calls_cost_adds_up_in_every_report(llmops, state):
+    rows = list(csv.DictReader(io.StringIO(asked(llmops, "logs", "--state", state, "--csv"))))
+    (error,) = json.loads(asked(llmops, "errors", "--state", state, "--json"))["errors"]
+    steps = json.loads(asked(llmops, "trace", "request-1", "--state", state, "--json"))["steps"]
+    total = json.loads(asked(llmops, "cost", "--state", state, "--json"))["total"]
+    for name in ("cost_usd", "failed_cost_usd"):
+        assert float(sum(Decimal(row[name] or 0) for row in rows)) == pytest.approx(total[name])
+    assert error["failed_cost_usd"] == total["failed_cost_usd"] == 0.002
+    assert sum(step["own_failed_cost_usd"] for step in steps) == 0.002
+    assert sum(step["own_cost_usd"] for step in steps) == 0.01
+
+
+def test_what_nobody_knows_of_a_failed_call_is_its_upper_bound(llmops, tmp_path):
+    record = call(cost=None, model="own-13b", error_kind=ErrorKind.TIMEOUT)
+    fill(f"sqlite:///{tmp_path / 'ledger.db'}", [record])
+    (found,) = json.loads(asked(llmops, "logs", "--state", tmp_path, "--json"))["calls"]
+    assert (found["cost_usd"], found["failed_cost_usd"]) == (0, None)
 
 
 def test_json_and_csv_have_the_same_money_to_the_last_digit(llmops, state):

@@ -136,7 +136,7 @@ async def test_failures_are_counted_by_component_kind_and_class_with_the_last_as
         first, second = await failures(sql, ALL)
     assert (first.kind, first.error_kind, first.error_class, first.count) == ("model", "timeout", "ReadTimeout", 3)
     assert (first.example, first.last_at, first.name) == ("r2", NOON + 9, "gpt-4o")
-    assert first.may_have_cost_usd == Decimal("0.6")
+    assert first.failed_cost_usd == Decimal("0.6")
     assert (second.kind, second.example, second.count) == ("tool", "trace", 1)
 
 
