@@ -116,7 +116,7 @@ def _by(scope: Scope, by: Dimension, limit: int, *, overview: bool, all_tags: bo
     rows = [_spend_row(by, spend) for spend in spends]
     shown = rows + ([_total_row(by, total)] if len(rows) > 1 else []) if scope.form == "table" else rows
     columns = _spend_columns(by, total, tenants=tenants or scope.form != "table")
-    sheets = [Sheet("rows", f"Cost by {by}", columns, shown)]
+    sheets = [Sheet("rows", f"Cost by {by}", columns, shown, list(_spend_row(by, total)))]
     if overview:
         sheets.append(conversations_sheet("dearest_conversations", "Dearest conversations", sessions, tenants=tenants))
         sheets.append(calls_sheet("dearest_calls", "Dearest calls", dearest))
@@ -175,7 +175,7 @@ def _per_success(scope: Scope, threshold: float) -> None:
         "unjudged_cost_usd": Column("their cost", usd),
     }
     seen = found.successful + found.unsuccessful + found.unjudged
-    sheet = Sheet("per_success", "Cost per successful conversation", columns, [row] if seen else [])
+    sheet = Sheet("per_success", "Cost per successful conversation", columns, [row] if seen else [], list(row))
     emit(scope.form, [sheet], facts={"threshold": threshold}, notes=_success_notes(scope, found, threshold))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from decimal import Decimal
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -12,7 +12,7 @@ from langchain_llmops.cli.lookup import ID_HELP, check_tenant, look_up
 from langchain_llmops.cli.scope import Scope, duration_s, scoped
 from langchain_llmops.cli.tables import Column, Sheet, clock, count, emit, seconds, text, usd, utc
 from langchain_llmops.ledger.calls import Call, Conversation, calls, conversations
-from langchain_llmops.ledger.failures import failures
+from langchain_llmops.ledger.failures import Failure, failures
 from langchain_llmops.ledger.filters import has_tenants
 from langchain_llmops.ledger.latency import Latency, latencies
 from langchain_llmops.ledger.tree import Step, trace_tree
@@ -20,12 +20,17 @@ from langchain_llmops.ledger.tree import Step, trace_tree
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from _typeshed import DataclassInstance
+
     from langchain_llmops.stores.base import Sql
 
 __all__ = ["TOP", "calls_sheet", "conversations_sheet", "errors", "latency", "logs", "trace"]
 
 TOP: Final = 5
 MOST_ROWS: Final = 1_000_000
+MEASURES: Final = ("latency", "ttft", "inter_token")
+QUANTILES: Final = ("p50", "p95", "p99")
+LATENCY_FIELDS: Final = ("kind", "name", "count", *(f"{measure}_{q}_s" for measure in MEASURES for q in QUANTILES))
 
 
 @scoped
@@ -50,7 +55,7 @@ def latency(scope: Scope) -> None:
     if any(row["ttft_p50_s"] is not None for row in rows):
         columns |= {"ttft_p50_s": Column("1st token p50", seconds), "ttft_p95_s": Column("p95", seconds)}
     sheets = [
-        Sheet("components", "Latency of answers: exact percentiles", columns, rows),
+        Sheet("components", "Latency of answers: exact percentiles", columns, rows, LATENCY_FIELDS),
         conversations_sheet("slowest_conversations", "Slowest conversations", sessions, tenants=tenants),
         calls_sheet("slowest_calls", "Slowest calls", slowest),
     ]
@@ -73,7 +78,8 @@ def errors(scope: Scope) -> None:
     }
     rows = [asdict(one) | {"last_at": utc(one.last_at)} for one in found]
     nothing = f"Nothing matched: the ledger in {scope.place} has no such failures."
-    emit(scope.form, [Sheet("errors", "Failed calls", columns, rows)], notes=[] if rows else [nothing])
+    sheet = Sheet("errors", "Failed calls", columns, rows, _names_of(Failure))
+    emit(scope.form, [sheet], notes=[] if rows else [nothing])
 
 
 @scoped
@@ -124,7 +130,7 @@ def calls_sheet(name: str, title: str, found: Sequence[Call]) -> Sheet:
         "request": Column("request", _to_look_at, of_row=True),
     }
     rows = [asdict(call) | {"at": utc(call.at), **_own_costs(call)} for call in found]
-    return Sheet(name, title, columns, rows)
+    return Sheet(name, title, columns, rows, _names_of(Call))
 
 
 def conversations_sheet(name: str, title: str, found: Sequence[Conversation], *, tenants: bool) -> Sheet:
@@ -137,7 +143,12 @@ def conversations_sheet(name: str, title: str, found: Sequence[Conversation], *,
         "model_calls": Column("model calls", count),
         "cost_usd": Column("cost", usd),
     }
-    return Sheet(name, title, columns, [asdict(one) for one in found])
+    return Sheet(name, title, columns, [asdict(one) for one in found], _names_of(Conversation))
+
+
+def _names_of(kind: type[DataclassInstance]) -> list[str]:
+    """The fields that `asdict` gives."""
+    return [field.name for field in fields(kind)]
 
 
 def _own_costs(call: Call) -> dict[str, Decimal | None]:
@@ -168,11 +179,8 @@ def _error(row: Mapping[str, Any]) -> str:
 
 
 def _latency_row(one: Latency) -> dict[str, Any]:
-    row: dict[str, Any] = {"kind": one.kind, "name": one.name or "all", "count": one.latency.count}
-    for measure in ("latency", "ttft", "inter_token"):
-        found = getattr(one, measure)
-        row |= {f"{measure}_{q}_s": getattr(found, q, None) for q in ("p50", "p95", "p99")}
-    return row
+    row = {"kind": one.kind, "name": one.name or "all", "count": one.latency.count}
+    return row | {f"{name}_{q}_s": getattr(getattr(one, name), q, None) for name in MEASURES for q in QUANTILES}
 
 
 def _label(row: Mapping[str, Any]) -> str:

@@ -91,12 +91,16 @@ class Column:
 
 @dataclass(frozen=True)
 class Sheet:
-    """Rows by field name. A table shows `columns`; JSON and CSV have every field, under `name`."""
+    """Rows by field name. A table shows `columns`; JSON and CSV have every field, under `name`.
+
+    `fields` heads a CSV without rows; `columns` are all there are when it is empty.
+    """
 
     name: str
     title: str
     columns: Mapping[str, Column]
     rows: Sequence[Mapping[str, Any]]
+    fields: Sequence[str] = ()
 
 
 def emit(form: Form, sheets: Sequence[Sheet], *, facts: Mapping[str, Any] | None = None, notes: Sequence[str]) -> None:
@@ -111,7 +115,7 @@ def emit(form: Form, sheets: Sequence[Sheet], *, facts: Mapping[str, Any] | None
 
 
 def _write_csv(sheet: Sheet) -> None:
-    names = list(sheet.rows[0]) if sheet.rows else list(sheet.columns)
+    names = list(sheet.rows[0]) if sheet.rows else list(sheet.fields or sheet.columns)
     out = csv.DictWriter(sys.stdout, names, lineterminator="\n")
     out.writeheader()
     out.writerows({name: _cell(value) for name, value in row.items()} for row in sheet.rows)

@@ -51,6 +51,18 @@ def test_what_matches_nothing_is_one_line_and_no_failure(llmops, state, report):
 
 
 @pytest.mark.parametrize("report", REPORTS)
+def test_what_matches_nothing_has_the_columns_and_keys_of_what_matches(llmops, state, report):
+    filled = (*REPORTS[report], "--state", state)
+    empty = (*filled, "--user", "nobody")
+    header, *rows = asked(llmops, *filled, "--csv").splitlines()
+    assert rows
+    assert asked(llmops, *empty, "--csv").splitlines() == [header]
+    full, bare = (json.loads(asked(llmops, *arguments, "--json")) for arguments in (filled, empty))
+    assert list(bare) == list(full)
+    assert all(bare[name] == [] for name, rows in full.items() if isinstance(rows, list))
+
+
+@pytest.mark.parametrize("report", REPORTS)
 def test_an_empty_ledger_is_no_failure_either(llmops, tmp_path, report):
     fill(f"sqlite:///{tmp_path / 'ledger.db'}", [])
     assert "Nothing matched" in asked(llmops, *REPORTS[report], "--state", tmp_path)
