@@ -74,7 +74,7 @@ class Observers:
     async def share_link(self, wanted: str) -> str:
         """A public address of the run's trace."""
         run_id, trace_id, _ = await self._find(wanted)
-        return await self.tracing.share_link(run_id, trace_id or run_id)
+        return await self.tracing.share_link(run_id, trace_id)
 
     async def close(self) -> None:
         """Write and send what is buffered, what is still open included."""

@@ -48,6 +48,10 @@ SHARE_S: Final = 15.0
 CLOSE_S, GRACE_S = 8.0, 2.0
 MAX_WAITING: Final = 1000
 
+UNKNOWN: Final = (
+    "the ledger does not know {!r}: give the id of an answer (answer.id), or a run, trace or request id of this tenant"
+    " that `llmops logs --json` lists"
+)
 FAILURES: Final = (LangSmithError, OSError, KeyError, ValueError)
 # LangSmith's errors name the runs that were in what was sent
 RUN: Final = re.compile(r"trace=[0-9a-f-]{36},id=([0-9a-f-]{36})")
@@ -133,15 +137,19 @@ class Tracing:
         told = self._outbox.submit(partial(self._tell, run_id, trace_id, key, score, comment))
         await _moment(told, PATIENCE_S)
 
-    async def share_link(self, run_id: str, trace_id: str) -> str:
-        """Make a trace public and return its address; raises `LLMOpsError` when LangSmith does not answer."""
+    async def share_link(self, run_id: str, trace_id: str | None) -> str:
+        """Make a trace public and return its address; raises `LLMOpsError` when LangSmith does not.
+
+        `trace_id` is None where the ledger does not know the run: then LangSmith may still know it.
+        """
         if not tracing_is_enabled():
             raise ConfigurationError("a share link needs LANGSMITH_TRACING=true and LANGSMITH_API_KEY")
-        shared = self._outbox.submit(partial(self._once_there, partial(self._share, run_id, trace_id)))
+        shared = self._outbox.submit(partial(self._once_there, partial(self._share, run_id, trace_id or run_id)))
         try:
             token = await asyncio.wait_for(asyncio.wrap_future(shared), SHARE_S)
         except FAILURES as error:
-            raise LLMOpsError(f"LangSmith made no share link ({type(error).__name__})") from error
+            known = "" if trace_id else f"; {UNKNOWN.format(run_id)}"
+            raise LLMOpsError(f"LangSmith made no share link ({type(error).__name__}){known}") from error
         return f"{self._pages}/public/{token}/r"
 
     async def close(self) -> None:

@@ -147,6 +147,14 @@ def test_a_share_link_is_never_made_of_a_request_of_another_tenant(tmp_path, rec
             two.share_link("r1")
 
 
+def test_a_share_link_of_an_id_that_nobody_knows_says_so_and_what_to_give(tmp_path, recorder):
+    with opened(tmp_path) as ops:
+        ask(ops)
+        with pytest.raises(LLMOpsError, match=r"the ledger does not know 'unknown': give .*answer\.id") as refused:
+            ops.share_link("unknown")
+    assert "\n" not in str(refused.value)
+
+
 def test_feedback_on_a_trace_that_was_not_sampled_is_no_loss(recorder, tmp_path, caplog):
     with opened(tmp_path, trace_sample_rate=0.0) as ops:
         ops.feedback(ask(ops).id, 1.0)
@@ -176,7 +184,7 @@ def test_runs_and_feedback_that_a_silent_langsmith_never_takes_are_counted_and_t
     with traced_to(silent), opened(tmp_path) as ops:
         answers = [ask(ops) for _ in range(3)]
         ops.feedback(answers[0].id, 0.5)
-        with pytest.raises(LLMOpsError, match="no share link"):
+        with pytest.raises(LLMOpsError, match=r"no share link \(\w+\)$"):
             ops.share_link(answers[0].id)
         assert ops.ledger.buffered == 0
         ops.close()
