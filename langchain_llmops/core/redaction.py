@@ -10,19 +10,35 @@ __all__ = ["MASK", "STARTS", "is_redacted", "names_secret", "redact", "redact_ur
 MASK = "***"
 SHORTEST_NAMED = 4
 
-_WORD = re.compile(r"\S+")
-_NAMED = r"(?i)(?<![\w-])([\w-]*(?:password|passwd|secret|token|api[_-]?key|access[_-]?key|account[_-]?key))"
+# Each pattern begins with what is rare and quickly found, and looks back from there for what it belongs to: a megabyte
+# is searched in some milliseconds, where a pattern that begins with `\b` or `\w*` is tried at every character.
+QUOTE = "[\"']"
+_NAMES = (
+    "password", "passwd", "secret", "token", "apikey", "api[_-]key", "accesskey", "access[_-]key", "accountkey",
+    "account[_-]key",
+)  # fmt: skip
+_ENDS = "[dtny]"  # of the names: nearly every `=` and `:` is told by it to be of no interest
+
+
+def _behind_a_name(mark: str) -> str:
+    return rf"(?<={_ENDS}{mark})(?:{'|'.join(f'(?<={name}{mark})' for name in _NAMES)})"
+
+
+_NAMED = rf"(?i)(?<![\w-])([\w-]*(?:{'|'.join(_NAMES)}))"
 _NAME = re.compile(_NAMED)
-_KEY_VALUE = re.compile(_NAMED + r"=[^&\s'\"<>\\]+")
-_KEY_COLON_VALUE = re.compile(_NAMED + r"([\"']?:[ \t]{0,4}[\"']?)[^\s'\",;<>\\}\]]{4,}")
-_BEARER = re.compile(r"(?i)\b(bearer )[A-Za-z0-9._~+/=-]{8,}")
+_AUTHORITY = re.compile(r"://\S*")
+_KEY_VALUE = re.compile(rf"(?i)={_behind_a_name('=')}[^&\s'\"<>\\]+")
+_KEY_COLON_VALUE = re.compile(
+    rf"(?i)(:(?:{_behind_a_name(':')}|{_behind_a_name(QUOTE + ':')})[ \t]{{0,4}}[\"']?)[^\s'\",;<>\\}}\]]{{4,}}"
+)
+_BEARER = re.compile(r"([bB](?<!\w.)(?i:earer ))(?i:[A-Z0-9._~+/=-]{8,})")
 # how well-known secrets begin: GitHub, GitLab, Slack, AWS, Google, JSON web tokens, Hugging Face, Groq, xAI
 STARTS = (
     "ghp_", "gho_", "ghs_", "ghu_", "github_pat_", "glpat-", "xoxb-", "xoxp-", "AKIA", "ASIA", "AIza", "eyJ", "hf_",
     "gsk_", "xai-",
 )  # fmt: skip
 _STARTS = re.compile(rf"\b({'|'.join(STARTS)})[A-Za-z0-9_.-]{{12,}}")
-_API_KEY = re.compile(r"\b(sk|lsv2|pk|rk)[-_][A-Za-z0-9_\-]{8,}")
+_API_KEY = re.compile(r"[-_](?<=[k2].)(?:(?<=\b[spr]k.)|(?<=\blsv2.))[A-Za-z0-9_\-]{8,}")
 _REDACTED = re.compile(
     rf"{_NAMED}(=|[\"']?:[ \t]{{0,4}}[\"']?)\*\*\*|://\*\*\*@|\b(bearer |(sk|lsv2|pk|rk)-|{'|'.join(STARTS)})\*\*\*"
 )
@@ -30,12 +46,13 @@ _REDACTED = re.compile(
 
 def redact(text: str) -> str:
     """The text with URL credentials, `password=…` and `"password": "…"` pairs, bearer tokens and known keys masked."""
-    if "://" in text:
-        text = _WORD.sub(_without_userinfo, text)
-    text = _KEY_VALUE.sub(r"\1=***", text)
-    text = _KEY_COLON_VALUE.sub(r"\1\2***", text)
-    text = _STARTS.sub(r"\1***", _BEARER.sub(r"\1***", text))
-    return _API_KEY.sub(r"\1-***", text)
+    text = _AUTHORITY.sub(_without_userinfo, text)
+    text = _KEY_VALUE.sub("=***", text)
+    text = _KEY_COLON_VALUE.sub(r"\1***", text)
+    text = _BEARER.sub(r"\1***", text)
+    if any(start in text for start in STARTS):
+        text = _STARTS.sub(r"\1***", text)
+    return _API_KEY.sub("-***", text)
 
 
 def names_secret(key: object, value: object) -> bool:
@@ -49,11 +66,11 @@ def is_redacted(text: str) -> bool:
     return text == MASK or (MASK in text and _REDACTED.search(text) is not None)
 
 
-def _without_userinfo(word: re.Match[str]) -> str:
+def _without_userinfo(rest: re.Match[str]) -> str:
     """Up to the last @ of the word: a password that was pasted unquoted may hold any of @ / ? #."""
-    text = word.group()
-    start, end = text.find("://"), text.rfind("@")
-    return f"{text[: start + 3]}***{text[end:]}" if 0 <= start < end else text
+    text = rest.group()
+    end = text.rfind("@")
+    return text if end < 0 else f"://***{text[end:]}"
 
 
 def redact_url(url: str) -> str:

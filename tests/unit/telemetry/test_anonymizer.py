@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from langchain_llmops.telemetry.anonymize import Anonymizer
+from langchain_llmops.telemetry.anonymize import EDGE, LONGEST_TEXT, Anonymizer
 
 MASKED = {
     "write to ada.lovelace+x@example.co.uk today": "write to <email> today",
@@ -19,6 +19,8 @@ MASKED = {
     "call +49 (170) 123-4567 now": "call <phone> now",
     "my key is sk-abcdefghijklmnop": "my key is sk-***",
     "a@b@example.com+bob@example.com": "a@<email><email>",
+    "@example.com@example.org ada@example.com.": "@<email> <email>.",
+    "größe.ø@exämple.de": "<email>",
 }
 LEFT = [
     "order 12345 of 2024-05-15",
@@ -56,7 +58,21 @@ def test_an_identity_that_says_who_it_is_becomes_a_stable_name() -> None:
     assert mask({"user_id": "u1", "session_id": "s1"}) == {"user_id": "u1", "session_id": "s1"}
 
 
-HOSTILE = ("a", "0123456789abcdef", "A1", "+1", "a.", "a@", "@a", "a@b.", "1 ", "(1)", "4111-")
+HOSTILE = (
+    "a",
+    "0123456789abcdef",
+    "A1",
+    "+1",
+    "a.",
+    "a@",
+    "@a",
+    "a@b.",
+    "1 ",
+    "(1)",
+    "4111-",
+    "a@b.c ",
+    "123 4567890 ",
+)
 
 
 def test_a_long_text_is_masked_in_time_that_grows_with_its_length_only() -> None:
@@ -71,6 +87,27 @@ def test_a_long_text_is_masked_in_time_that_grows_with_its_length_only() -> None
         "    mask(part * (300_000 // len(part)) + ' @')\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=30)
+
+
+CUT = ("ada.lovelace@example.com", "4111 1111 1111 1111", "DE89 3704 0044 0532 0130 00", "+49 (170) 123-4567",
+       "redis://ada:hunter22@host", "password=hunter22")  # fmt: skip
+
+
+@pytest.mark.parametrize("secret", CUT)
+def test_what_is_left_out_of_a_longer_text_leaves_no_half_of_a_secret_behind(secret) -> None:
+    mask = Anonymizer()
+    for kept in (1, 5, len(secret) // 2, len(secret) - 1, len(secret)):
+        text = "so " * ((LONGEST_TEXT - 1 - kept) // 3)
+        text = text + "." * (LONGEST_TEXT - 2 - kept - len(text)) + " " + secret + " and more"
+        sent = mask.text(text)
+        assert set(sent) <= set("so .…")
+        assert LONGEST_TEXT - 2 * EDGE < len(sent) < LONGEST_TEXT
+        assert mask.text(sent) == sent
+
+
+def test_a_text_of_just_the_longest_length_is_sent_whole() -> None:
+    text = "a " * (LONGEST_TEXT // 2)
+    assert Anonymizer().text(text) == text
 
 
 def test_a_secret_that_only_its_key_tells_is_masked() -> None:
