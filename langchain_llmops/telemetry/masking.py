@@ -10,8 +10,25 @@ from langchain_llmops.core.redaction import MASK, STARTS, names_secret, redact
 __all__ = ["described", "mask_secrets", "masked", "may_hold_secret"]
 
 # Every secret that `core.redaction` finds has one of these in it, and looking for them is twenty times cheaper.
-MARKS: Final = ("=", "://", "sk-", "sk_", "pk-", "pk_", "rk-", "rk_", "lsv2", *STARTS, "earer ", "EARER ")
-WORDS: Final = ("assw", "ASSW", "ecret", "ECRET", "oken", "OKEN", "key", "Key", "KEY")
+MARKS: Final = (
+    "=",
+    "://",
+    "sk-",
+    "sk_",
+    "pk-",
+    "pk_",
+    "rk-",
+    "rk_",
+    "lsv2",
+    *STARTS,
+    "earer ",
+    "EARER ",
+    "-----BEGIN ",
+)
+WORDS: Final = (
+    "assw", "ASSW", "ecret", "ECRET", "oken", "OKEN", "key", "Key", "KEY", "pwd", "Pwd", "PWD", "phras", "Phras",
+    "PHRAS", "redential", "REDENTIAL", "asic", "ASIC",
+)  # fmt: skip
 
 
 def may_hold_secret(text: str) -> bool:

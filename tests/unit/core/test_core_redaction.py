@@ -19,7 +19,8 @@ SCHEMES = ("redis", "rediss", "redis+cluster", "postgresql", "s3", "gs", "az", "
 SECRET_NAMES = (
     "password", "passwd", "secret", "token", "api_key", "apikey", "api-key", "secret_access_key",
     "aws_secret_access_key", "session_token", "aws_session_token", "access_token", "client_secret", "sslpassword",
-    "account_key", "azure_storage_account_key", "sas_token",
+    "account_key", "azure_storage_account_key", "sas_token", "pwd", "db_pwd", "private_key", "privateKey", "passphrase",
+    "credentials", "credential",
 )  # fmt: skip
 names = st.text(st.characters(codec="ascii", categories=["L", "N"]), min_size=1, max_size=8)
 # Anything a password may hold, as a careful user writes it into a URL.
@@ -87,7 +88,28 @@ def test_a_url_that_cannot_be_parsed_is_masked_whole() -> None:
     assert redact_url(f"redis://[{CANARY}") == "redis://***"
 
 
-HOSTILE = ("://", "a://b", "token=", "sk-", "://a:b", "password", "a@", "?sig=", "https://", "x" * 10)
+HOSTILE = (
+    "://",
+    "a://b",
+    "token=",
+    "sk-",
+    "://a:b",
+    "password",
+    "a@",
+    "?sig=",
+    "https://",
+    "x" * 10,
+    ":",
+    "=",
+    "cookie:",
+    "cookie: a=b;",
+    'cookie: a="',
+    "authorization: basic ",
+    "-----BEGIN PRIVATE KEY-----",
+    "-----BEGIN ",
+    'token: "abcd',
+    "token: 'a\\",
+)
 
 
 def test_a_hostile_text_is_redacted_in_time_that_grows_with_its_length_only() -> None:
@@ -116,8 +138,26 @@ LEAKS = {
     "password: hunter22": "hunter22",
     '{"api_key": "abcd-efgh"}': "abcd-efgh",
     "{'client_secret': 'abcdefgh'}": "abcdefgh",
+    "Authorization: Basic dXNlcjpwYXNz": "dXNlcjpwYXNz",
+    "-H 'proxy-authorization: basic dXNlcjpwYXNz'": "dXNlcjpwYXNz",
+    '{"Authorization": "Basic dXNlcjpwYXNz"}': "dXNlcjpwYXNz",
+    "authorization=Basic dXNlcjpwYXNz": "dXNlcjpwYXNz",
+    "Cookie: theme=dark; sid=abcdef": "abcdef",
+    "cookie:sid=abcdef": "abcdef",
+    "Cookie: session_token=ab; sid=abcdef": "abcdef",
+    'Cookie: sid="ab cdef"; a=b': "cdef",
+    "Set-Cookie: sid=abcdef; Expires=Wed, 21 Oct 2015 07:28:00 GMT; HttpOnly": "abcdef",
+    "{'Set-Cookie': 'sid=abcdef', 'status': 200}": "abcdef",
+    '{"passphrase": "correct horse battery"}': "battery",
+    '{"password": "ab\\"cd efgh"}': "efgh",
+    '{"private_key": "-----BEGIN PRIVATE KEY-----\\nMIIEvQIBADAN\\n-----END PRIVATE KEY-----"}': "MIIEvQIBADAN",
+    "private_key: |\n  -----BEGIN RSA PRIVATE KEY-----\n  MIIEvQIBADANBgkq\n": "MIIEvQIBADAN",
 }
-PLAIN = ["tokens: 12", "the key: to success", "max_tokens: 4096", '{"total_tokens": 15}', "bearer of news", "token: 5"]
+PLAIN = [
+    *("tokens: 12", "the key: to success", "max_tokens: 4096", '{"total_tokens": 15}', "bearer of news", "token: 5"),
+    *("the basic plan", "basic YWJjZGVm", "authorization: basic access only", "a cookie recipe", "Cookies: two a day"),
+    *("cookie: a small cake", "my credentials are good", "pwd", "the secret: 'tis easy", "-----BEGIN PRIVATE KEY-----"),
+]
 
 
 @pytest.mark.parametrize(("text", "secret"), LEAKS.items())
@@ -133,7 +173,19 @@ def test_a_key_that_names_a_secret_is_known_wherever_its_text_stands(name) -> No
     assert is_redacted(MASK)
 
 
-@pytest.mark.parametrize(("key", "value"), [("max_tokens", "4096"), ("token", "5"), ("token", 12345), (1, CANARY)])
+HEADERS = [("Authorization", "Basic dXNlcjpwYXNz"), ("Cookie", "sid=abcdef"), ("set-cookie", "sid=abcdef; Secure")]
+
+
+@pytest.mark.parametrize(("key", "value"), HEADERS)
+def test_a_header_that_holds_a_secret_is_known_by_its_name_and_its_value(key, value) -> None:
+    assert names_secret(key, value)
+
+
+SOUNDS = [("max_tokens", "4096"), ("token", "5"), ("token", 12345), (1, CANARY), ("cookie", "chocolate chip"),
+          ("authorization", "basic access"), ("plan", "Basic dXNlcjpwYXNz")]  # fmt: skip
+
+
+@pytest.mark.parametrize(("key", "value"), SOUNDS)
 def test_a_key_that_only_sounds_like_a_secret_is_none(key, value) -> None:
     assert not names_secret(key, value)
 
@@ -147,6 +199,9 @@ MASKED = [
     *(f"{name}{mark}{CANARY}" for name in SECRET_NAMES for mark in ("=", ": ", '": "')),
     *(f"{start}{CANARY}" for start in (*STARTS, "sk-", "lsv2_pt_", "pk-lf-", "sk_live_", "Bearer ", "bearer ")),
     f"redis://user:{CANARY}@host",
+    f"Authorization: Basic {CANARY}",
+    f"Cookie: sid={CANARY}",
+    f"-----BEGIN PRIVATE KEY-----\\n{CANARY}{CANARY}",
 ]
 
 
