@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from typing import TYPE_CHECKING, Final
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from langchain_llmops.core.concurrency import DOOR, run_sync
 from langchain_llmops.core.errors import ConfigurationError
 from langchain_llmops.core.events import CallFinished, Event, FellBack, Retried
+from langchain_llmops.core.redaction import redact
 from langchain_llmops.ledger.background import BATCH_ROWS, Background
 from langchain_llmops.ledger.buffer import Buffer
 from langchain_llmops.ledger.keeping import delete_older, delete_user
@@ -21,7 +23,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Ledger"]
 
+_log = logging.getLogger(__name__)
+
 SWEEP_EVERY_S: Final = 3600.0
+SWEEP_AGAIN_S: Final = 60.0
 
 
 class Ledger:
@@ -39,7 +44,8 @@ class Ledger:
     Args:
         max_buffered: records that may wait. `max_characters`: of their content, all together.
         tenant: whose feedback and outcomes are told here, unless they name another.
-        retention_s: age at which rows are removed, looked for at most once an hour; None keeps them.
+        retention_s: age at which rows are removed, looked for after a write, at most once an hour (a minute
+            after it failed, which is logged once until it succeeds); None keeps them.
         clock: Unix seconds. `timer`: monotonic seconds.
     """
 
@@ -62,6 +68,7 @@ class Ledger:
         self._clock = clock
         self._timer = timer
         self._sweep_at = -math.inf
+        self._told_sweep = False
         self._ready = False
         self._background = Background(self._buffer, self.sql, self._sweep)
 
@@ -190,9 +197,24 @@ class Ledger:
             await self._store.aclose()
 
     async def _sweep(self) -> None:
-        if self._retention_s is not None and self._timer() >= self._sweep_at:
-            self._sweep_at = self._timer() + SWEEP_EVERY_S
+        """Remove what is too old, where that is due; a failure is no failed write."""
+        if self._retention_s is None or self._timer() < self._sweep_at:
+            return
+        try:
             await delete_older(await self.sql(), self._clock(), self._retention_s, self._tenant)
+        except Exception as error:  # noqa: BLE001 - whatever it is, what was written is written, and it is told
+            self._sweep_at = self._timer() + SWEEP_AGAIN_S
+            if not self._told_sweep:
+                self._told_sweep = True
+                kind, reason = type(error).__name__, redact(str(error))
+                _log.warning(
+                    "rows older than the ledger's retention cannot be removed and stay; tried again (%s): %s",
+                    kind,
+                    reason,
+                )
+        else:
+            self._sweep_at = self._timer() + SWEEP_EVERY_S
+            self._told_sweep = False
 
     async def _retain(self, max_age_s: float) -> dict[str, int]:
         if not _is_number(max_age_s) or max_age_s < 0:

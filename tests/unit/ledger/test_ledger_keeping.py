@@ -14,7 +14,7 @@ from langchain_llmops.core.events import Retried
 from langchain_llmops.core.types import ErrorKind, Identity
 from langchain_llmops.ledger import background, keeping
 from langchain_llmops.ledger.keeping import ORPHAN_GRACE_S
-from langchain_llmops.ledger.writer import SWEEP_EVERY_S, Ledger
+from langchain_llmops.ledger.writer import SWEEP_AGAIN_S, SWEEP_EVERY_S, Ledger
 from langchain_llmops.stores.base import open_store
 from tests.support.models import eventually
 
@@ -293,12 +293,31 @@ def test_without_a_retention_nothing_goes(kept) -> None:
     assert kept.count() == 1
 
 
-def test_a_sweep_that_fails_is_counted_and_costs_no_row(open_kept) -> None:
+def test_a_sweep_that_fails_is_told_once_is_no_failed_write_and_is_soon_tried_again(
+    open_kept, monkeypatch, caplog
+) -> None:
+    monkeypatch.setattr(background, "FLUSH_AFTER_S", 0.01)
     kept = open_kept(retention_s=60.0)
     kept.rows("SELECT 1")
-    kept.rows("DROP TABLE llmops_outcomes")
-    kept.tell(3)
-    eventually(lambda: kept.ledger.failures == 1 and kept.ledger.buffered == 0)
-    assert (kept.count(), kept.ledger.dropped) == (3, 0)
+    kept.rows("ALTER TABLE llmops_outcomes RENAME TO hidden")
+
+    def tell_old() -> None:
+        kept.tell(started_at=kept.clock.now - 61)
+        eventually(lambda: kept.ledger.buffered == 0 and kept.ledger._background._keeper is None)
+
+    for _ in range(3):
+        tell_old()
+        kept.timer.now += SWEEP_AGAIN_S
+    assert (kept.count(), kept.ledger.failures, kept.ledger.dropped) == (3, 0, 0)
+    (told,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert told.startswith("rows older than the ledger's retention cannot be removed and stay; tried again (")
+    assert "write" not in told
     with pytest.raises(StoreError):
         kept.ledger.retain(60)
+    kept.rows("ALTER TABLE hidden RENAME TO llmops_outcomes")
+    kept.timer.now -= 1
+    tell_old()
+    assert kept.count() == 4, "not before a pause is over"
+    kept.timer.now += 1
+    tell_old()
+    assert kept.count() == 0
