@@ -31,12 +31,14 @@ URLS: Final = {
 
 
 class Settings(BaseSettings):
-    """Everything that can be set; each field is also the variable `LLMOPS_<FIELD>`. What may be unset may be empty.
+    """Everything that can be set; each field is also the variable `LLMOPS_<FIELD>`. An empty variable is an unset one.
 
     Raises `ConfigurationError` with one line that names the variable.
     """
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True, hide_input_in_errors=True)
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_ignore_empty=True, extra="ignore", frozen=True, hide_input_in_errors=True
+    )
 
     state_dir: Path = Field(
         default_factory=lambda: user_data_path("langchain-llmops"),
@@ -98,8 +100,10 @@ class Settings(BaseSettings):
     @field_validator("*", mode="before")
     @classmethod
     def _empty_is_unset(cls, value: object, info: ValidationInfo) -> object:
-        """As `LLMOPS_POSTGRES_URL=${DATABASE:-}` leaves it in a container that has none."""
-        return None if value == "" and cls.model_fields[str(info.field_name)].default is None else value
+        """Of what is given, as of a variable that `${DATABASE:-}` leaves empty; an empty path would be this folder."""
+        field = cls.model_fields[str(info.field_name)]
+        unset = value == "" and (field.default is None or info.field_name in ("state_dir", "log_calls"))
+        return field.get_default(call_default_factory=True) if unset else value
 
     def __init__(self, **values: Any) -> None:
         unknown = sorted(name for name in values if name not in type(self).model_fields and not name.startswith("_"))

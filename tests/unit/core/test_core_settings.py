@@ -103,8 +103,7 @@ WRONG = {
     "RETRY_BASE_S": "0",
     "RETRY_MAX_S": "x",
     "ROUTER_MAX_SIMPLE_TOKENS": "0",
-    "STORE_TIMEOUT_S": "",
-    "TENANT": "",
+    "STORE_TIMEOUT_S": "0",
 }
 
 
@@ -120,7 +119,7 @@ def test_a_wrong_value_is_one_line_that_names_the_variable(name, monkeypatch) ->
     assert caught.value.__suppress_context__
 
 
-@pytest.mark.parametrize("name", [name for name in WRONG if name != "TENANT"])
+@pytest.mark.parametrize("name", WRONG)
 def test_a_secret_put_into_the_wrong_variable_is_not_shown(name, monkeypatch) -> None:
     monkeypatch.setenv(f"LLMOPS_{name}", f"redis://u:{CANARY}@h")
     with pytest.raises(ConfigurationError) as caught:
@@ -157,13 +156,22 @@ def test_an_empty_url_is_none(name) -> None:
     assert not getattr(Settings(**{name: ""}), name)
 
 
-OPTIONAL = [name for name, default, _ in Settings.table() if default == "unset"]
+@pytest.mark.parametrize("name", READ)
+def test_an_empty_variable_is_an_unset_one(monkeypatch, name) -> None:
+    unset = Settings()
+    monkeypatch.setenv(f"LLMOPS_{name}", "")
+    assert Settings() == unset
+    assert not Settings().model_fields_set
 
 
-@pytest.mark.parametrize("name", OPTIONAL)
-def test_an_empty_variable_of_what_may_be_unset_is_unset(monkeypatch, name) -> None:
-    monkeypatch.setenv(name, "")
-    assert getattr(Settings(), name.removeprefix("LLMOPS_").lower()) is None
+@pytest.mark.parametrize("field", ["state_dir", "log_calls", "prices_file", "trace_project"])
+def test_a_path_or_name_that_is_given_and_empty_is_not_given(field) -> None:
+    assert getattr(Settings(**{field: ""}), field) == getattr(Settings(), field)
+
+
+def test_an_empty_tenant_that_is_given_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="^LLMOPS_TENANT: "):
+        Settings(tenant="")
 
 
 def test_passwords_never_appear_in_a_repr(monkeypatch) -> None:
