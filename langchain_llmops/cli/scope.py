@@ -118,12 +118,14 @@ def settings_for(state: Path | None, postgres: str | None, **more: Any) -> Setti
 
 def open_ledger(settings: Settings) -> Store:
     """The store of an existing ledger, for blocking use."""
+    timeout_s = settings.store_timeout_s
     if settings.postgres_url is not None:
-        return open_store(settings.postgres_url.get_secret_value(), setting="LLMOPS_POSTGRES_URL", blocking=True)
+        url = settings.postgres_url.get_secret_value()
+        return open_store(url, setting="LLMOPS_POSTGRES_URL", blocking=True, timeout_s=timeout_s)
     file = settings.state_dir.absolute() / "ledger.db"
     if not file.is_file():
         raise ConfigurationError(_absent(str(file.parent)))
-    return open_store(f"sqlite:///{quote(str(file))}", setting="LLMOPS_STATE_DIR", blocking=True)
+    return open_store(f"sqlite:///{quote(str(file))}", setting="LLMOPS_STATE_DIR", blocking=True, timeout_s=timeout_s)
 
 
 def parse_moment(words: str, now: float, option: str) -> float:

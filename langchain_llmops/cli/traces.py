@@ -35,7 +35,7 @@ def traces(
     except ImportError as error:
         raise MissingExtraError("llmops traces", "serve") from error
     url, setting, place = _database(settings)
-    with running(url, setting=setting, host=host, port=port) as recorder:
+    with running(url, setting=setting, timeout_s=settings.store_timeout_s, host=host, port=port) as recorder:
         until_signalled(lambda: typer.echo(SAID.format(url=recorder.url, place=place)))
 
 

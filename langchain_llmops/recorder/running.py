@@ -64,6 +64,7 @@ def running(
     url: str = "memory://",
     *,
     setting: str = "url",
+    timeout_s: float = 5.0,
     host: str = "127.0.0.1",
     port: int = 0,
     max_body_bytes: int = MAX_BODY_BYTES,
@@ -71,9 +72,10 @@ def running(
 ) -> Iterator[RunningRecorder]:
     """Record for the length of a `with` block into the store at `url`; port 0 takes a free one.
 
+    `timeout_s` is of one operation on the store.
     Raises `ConfigurationError` when the address cannot be listened on, and `StoreError` when the store cannot be used.
     """
-    store = open_store(url, setting=setting)
+    store = open_store(url, setting=setting, timeout_s=timeout_s)
     traces = TraceStore(store, clock)
     app = RecorderApp(traces, max_body_bytes=max_body_bytes, hosts=_names(host))
     server, started, ended = _server(app), Future[asyncio.AbstractEventLoop](), Future[None]()
