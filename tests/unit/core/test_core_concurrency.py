@@ -222,8 +222,11 @@ def test_a_forked_child_gets_a_loop_of_its_own() -> None:
 
 def test_an_interrupt_while_waiting_at_the_door_cancels_the_work() -> None:
     code = (
-        "import asyncio, sys\nfrom langchain_llmops.core.concurrency import run_sync\n"
-        "async def slow():\n    print('began', flush=True)\n"
+        "import asyncio, sys, threading\nfrom langchain_llmops.core.concurrency import run_sync\n"
+        "caller = threading.get_ident()\n"
+        "async def slow():\n"
+        "    while sys._current_frames()[caller].f_code.co_name != 'wait':\n        await asyncio.sleep(0)\n"
+        "    print('began', flush=True)\n"
         "    try:\n        await asyncio.Event().wait()\n"
         "    except asyncio.CancelledError:\n        print('cancelled', flush=True)\n        raise\n"
         "try:\n    run_sync(slow())\nexcept KeyboardInterrupt:\n    run_sync(asyncio.sleep(0))\n    print('interrupted')\n"  # noqa: E501 - a program in one text
