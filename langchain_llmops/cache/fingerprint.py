@@ -88,7 +88,7 @@ def _model(llm_string: str) -> str:
     try:
         model = json.loads(head + "}")
         settings = {key: value for key, value in model["kwargs"].items() if key not in CLIENT_SIDE}
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError):  # a model described in a form of its own
         return llm_string
     return json.dumps([model.get("id"), settings, parameters], sort_keys=True)
 
@@ -101,7 +101,7 @@ def _prompt(prompt: str) -> str:
         canonical = [_message(message["kwargs"], numbers) for message in messages if message["lc"] == 1]
         if not canonical or len(canonical) != len(messages):
             return f"text:{prompt}"
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):  # no messages, but a text like JSON
         return f"text:{prompt}"
     return "messages:" + json.dumps(canonical, sort_keys=True, ensure_ascii=False)
 

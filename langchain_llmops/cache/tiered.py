@@ -208,7 +208,7 @@ class TieredCache(BaseCache):
             return
         try:
             data = encode(answers, created=self._clock(), generation=self._generation, envelope=self._envelope)
-        except (TypeError, ValueError, RecursionError):
+        except (TypeError, ValueError, RecursionError):  # what JSON cannot hold; it is counted
             self._counts["unstorable"] += 1
             return
         self._l1.put(key, data, self._l2_ttl_s)

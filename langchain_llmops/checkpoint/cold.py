@@ -74,7 +74,7 @@ class Cold:
         try:
             found = self._codec.open(stored, *_place(thread))
             return _rows(*found)
-        except (EnvelopeError, ValueError, TypeError) as error:
+        except (EnvelopeError, ValueError, TypeError) as error:  # sealed well, and of another shape within
             raise damaged(path, thread_id, f"cannot be read ({error})") from error
 
 

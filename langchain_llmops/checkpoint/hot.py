@@ -85,7 +85,7 @@ class Hot:
         try:
             stamp, checkpoint_id, blobs, writes = self._codec.open(stored, b"hot", place.thread, place.ns)
             return Entry(stamp, checkpoint_id, dict(blobs), [Write(*write) for write in writes])
-        except (EnvelopeError, ValueError, TypeError) as error:
+        except (EnvelopeError, ValueError, TypeError) as error:  # damaged, or of another shape: the warm tier has it
             self._failed(error)
             return None
 

@@ -156,7 +156,7 @@ def _parsed(content: str, call: Call) -> _Recorded:
         texts = list(_texts(kept))
         cut, masked = any(map(TEXT_CUT.search, texts)), any(map(is_redacted, texts))
         return _Recorded(call, messages, list(kept.get("tools") or ()), _said(kept["answer"]), cut, masked)
-    except (ValueError, KeyError, TypeError, AttributeError, NotImplementedError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, NotImplementedError) as error:  # what other content does
         raise ConfigurationError(
             f"the content of run {call.run_id} cannot be read ({type(error).__name__}): it was cut, or recorded by"
             " another version"

@@ -187,7 +187,7 @@ class SingleFlight:
                 return call()
             landed, value = flight.done.result()
             if landed:
-                return value  # type: ignore[no-any-return] # as above
+                return value  # type: ignore[no-any-return] # a flight carries its own key's type
 
     def _join(self, key: Hashable, loop: asyncio.AbstractEventLoop | None) -> tuple[_Flight, bool]:
         with self._lock:
@@ -209,7 +209,7 @@ class SingleFlight:
     def _lead_blocking(self, key: Hashable, flight: _Flight, call: Callable[[], T]) -> T:
         try:
             value = call()
-        except BaseException:  # interrupted, too: as above
+        except BaseException:  # interrupted, too: the next waiter leads
             self._land(key, flight, (False, None))
             raise
         self._land(key, flight, (True, value))

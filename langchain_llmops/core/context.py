@@ -75,7 +75,7 @@ def identity_from(metadata: Mapping[str, Any] | None, tenant: str | None = None)
     named = (tenant, *map(get, _LOOKED_AT))
     try:
         return _known[named]
-    except KeyError:
+    except KeyError:  # not remembered yet
         who = _identity(get, tenant)
         if all(value is None or (type(value) is str and len(value) <= LONGEST_KNOWN) for value in named):
             if len(_known) >= KNOWN_IDENTITIES:

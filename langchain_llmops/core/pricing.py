@@ -106,7 +106,7 @@ class PriceBook:
         key = (model, provider, tier, int(seconds // DAY_S), None)
         try:
             found = self._memo[key]
-        except KeyError:
+        except KeyError:  # not remembered yet
             found = self._remember(key, self._find(model, provider, tier, seconds))
         return found if not isinstance(found, Listing) else self._by_the_minute(found, key, seconds)
 

@@ -201,7 +201,7 @@ def _are_plain(names: tuple[str | None, ...]) -> bool:
     """Whether names need no mending, asked of all at once: that is ten times cheaper than one by one."""
     try:
         text = "".join(filter(None, names))
-    except TypeError:
+    except TypeError:  # one of them is no text
         return False
     return len(text) <= MAX_NAME and _is_plain(text)
 

@@ -237,7 +237,7 @@ class Ledger:
         statement = "INSERT INTO llmops_feedback (at, tenant, run_id, key, score, comment) VALUES (?, ?, ?, ?, ?, ?)"
         await (await self.sql()).execute(statement, (*row, _comment(comment)))
 
-    async def _keep_outcome(self, session_id: str, ok: bool, comment: str | None, tenant: str | None) -> None:  # noqa: FBT001 - as above
+    async def _keep_outcome(self, session_id: str, ok: bool, comment: str | None, tenant: str | None) -> None:  # noqa: FBT001 - the order of `outcome`
         if not isinstance(ok, bool):
             raise ConfigurationError(f"ok must be True or False, not {ok!r}")
         row = (self._clock(), self._whose(tenant), _name("session_id", session_id), int(ok))

@@ -116,7 +116,7 @@ class FallbackChain(DelegatingChatModel):
                 async for chunk in model.astream(input, own, **kwargs):
                     yield end.saw(with_metadata(chunk, {RUNG: plan.step.rung}) if end.empty else chunk)
                 end.check()
-            except Exception as error:  # as above
+            except Exception as error:  # `_next` decides, and raises what is not for another rung
                 if not end.empty:
                     raise
                 await self.asleep(self._next(plan, error, own))

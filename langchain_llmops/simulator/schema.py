@@ -43,7 +43,7 @@ def instance_of(schema: Mapping[str, Any]) -> Any:
     """
     try:
         return _Generator(schema).value(dict(schema), "text", 0)
-    except (TypeError, AttributeError, KeyError, IndexError, ValueError) as error:
+    except (TypeError, AttributeError, KeyError, IndexError, ValueError) as error:  # a caller's JSON of any shape
         raise _invalid(f"it is malformed ({type(error).__name__}: {error})") from error
 
 

@@ -188,7 +188,7 @@ def _calls(value: object) -> tuple[tuple[str, Mapping[str, Any]], ...]:
         arguments = _mapping(fields.get("arguments", {}), f"`arguments` of {name}")
         try:
             json.dumps(arguments, allow_nan=False)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError) as error:  # YAML has dates, and numbers that JSON has not
             raise _RuleError(f"`arguments` of {name} are not JSON ({error}); quote dates") from error
         calls.append((name, arguments))
     return tuple(calls)

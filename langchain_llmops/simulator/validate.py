@@ -210,7 +210,7 @@ def _tool_choice(choice: object, names: list[str]) -> tuple[str | None, bool]:
         return None, choice == "required"
     try:
         name = choice["function"]["name"]  # type: ignore[index] # the shape is what is being tested
-    except (TypeError, KeyError) as error:
+    except (TypeError, KeyError) as error:  # of another shape: it is told which there are
         supported = "'none', 'auto', 'required' and a named function"
         raise invalid(f"Invalid value: {choice!r}. Supported values are: {supported}.", "tool_choice") from error
     if name not in names:

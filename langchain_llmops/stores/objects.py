@@ -207,7 +207,7 @@ def _cloud(url: StoreUrl, place: Place, timeout_s: float) -> Any:
     bucket = f"{url.scheme}://{url.authority}{quote(url.path)}"
     try:
         return obstore.store.from_url(bucket, config=config, client_options=client, retry_config=retry)
-    except (BaseError, ValueError, TypeError) as error:
+    except (BaseError, ValueError, TypeError) as error:  # obstore raises all three for options it cannot use
         text = f"cannot use the {url.scheme}:// URL: {_short(place.reason(error))}; as in {example}"
         fault = place.fault(ConfigurationError, text, error)
     raise fault

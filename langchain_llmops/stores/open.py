@@ -23,19 +23,19 @@ def open_url(url: str, *, setting: str = "url", blocking: bool = False, timeout_
     # each driver is imported by who asks for it, so that nobody pays for one that is not used
     match scheme.lower() if separator else "":
         case "memory":
-            from langchain_llmops.stores.memory import MemoryStore  # noqa: PLC0415 - as above
+            from langchain_llmops.stores.memory import MemoryStore  # noqa: PLC0415 - loaded by who asks for it
 
             return MemoryStore(setting=setting, blocking=blocking, timeout_s=timeout_s)
         case "sqlite":
             return _sqlite(url.strip(), setting, blocking=blocking, timeout_s=timeout_s)
         case "redis" | "rediss" | "redis+cluster" | "rediss+cluster":
-            from langchain_llmops.stores.redis import RedisStore  # noqa: PLC0415 - as above
+            from langchain_llmops.stores.redis import RedisStore  # noqa: PLC0415 - loaded by who asks for it
 
             return RedisStore(url.strip(), setting=setting, blocking=blocking, timeout_s=timeout_s)
         case "postgresql" | "postgres":
             return _postgres(url.strip(), setting, blocking=blocking, timeout_s=timeout_s)
         case "file" | "s3" | "gs" | "az":
-            from langchain_llmops.stores.objects import open_objects  # noqa: PLC0415 - as above
+            from langchain_llmops.stores.objects import open_objects  # noqa: PLC0415 - loaded by who asks for it
 
             return open_objects(url.strip(), setting=setting, blocking=blocking, timeout_s=timeout_s)
     shown = f"{scheme[:40]}://" if separator and "@" not in scheme else "this"
@@ -43,7 +43,7 @@ def open_url(url: str, *, setting: str = "url", blocking: bool = False, timeout_
 
 
 def _sqlite(url: str, setting: str, *, blocking: bool, timeout_s: float) -> Store:
-    from langchain_llmops.stores.sqlite import IN_MEMORY, SqliteStore  # noqa: PLC0415 - as above
+    from langchain_llmops.stores.sqlite import IN_MEMORY, SqliteStore  # noqa: PLC0415 - loaded by who asks for it
 
     location, _, query = url.partition("://")[2].partition("?")
     path = unquote(location.removeprefix("/"))

@@ -245,7 +245,7 @@ class OpsCallbackHandler(BaseCallbackHandler):
         """A record whatever strangers put into a run: a paid call is never lost to it."""
         try:
             return make(run, *said, **more)
-        except Exception as error:  # noqa: BLE001 - as above
+        except Exception as error:  # noqa: BLE001 - a stranger's value may raise anything; it is counted and told
             self.failures += 1
             if self.failures == 1:
                 what = redact(" ".join(f"{type(error).__name__}: {text_from(error)}".split()))

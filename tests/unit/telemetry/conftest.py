@@ -9,7 +9,7 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from langchain_llmops.core.events import Bus, CallFinished
+from langchain_llmops.core.events import CallFinished
 from langchain_llmops.core.types import Identity, Money
 from langchain_llmops.telemetry.handler import OpsCallbackHandler
 from tests.support.spans import provided
@@ -59,10 +59,9 @@ def told() -> Told:
 
 
 @pytest.fixture
-def bus(told) -> Bus:
-    bus = Bus()
-    bus.subscribe(told)
-    return bus
+def facts(told) -> Told:
+    """What listens to `bus` here."""
+    return told
 
 
 @pytest.fixture
