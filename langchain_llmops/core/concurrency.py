@@ -7,6 +7,7 @@ import os
 import threading
 import weakref
 from concurrent.futures import Future
+from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from langchain_llmops.core.errors import LLMOpsError
@@ -14,7 +15,7 @@ from langchain_llmops.core.errors import LLMOpsError
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Hashable
 
-__all__ = ["DOOR", "Door", "PerLoop", "SingleFlight", "drive", "run_sync"]
+__all__ = ["DOOR", "Door", "PerLoop", "SingleFlight", "drive", "run_sync", "within"]
 
 T = TypeVar("T")
 
@@ -31,6 +32,20 @@ def drive(coroutine: Coroutine[Any, Any, T]) -> T:
         return result
     coroutine.close()
     raise LLMOpsError("a coroutine meant for blocking drivers suspended; open its store with blocking=True")
+
+
+def within(call: Callable[[], T], timeout_s: float) -> T:
+    """The result of a blocking call that may hang, made by a thread that nothing waits for; raises `TimeoutError`."""
+    done: Future[T] = Future()
+
+    def make() -> None:
+        try:
+            done.set_result(call())
+        except BaseException as error:  # noqa: BLE001 - it is the caller's
+            done.set_exception(error)
+
+    threading.Thread(target=copy_context().run, args=(make,), name="llmops-within", daemon=True).start()
+    return done.result(timeout_s)
 
 
 class Door:

@@ -14,7 +14,7 @@ from langchain_core.runnables.config import ensure_config, merge_configs
 from pydantic import ConfigDict, Field
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Self
 
     from langchain_core.callbacks import CallbackManagerForLLMRun
@@ -53,6 +53,11 @@ class DelegatingChatModel(BaseChatModel):
     def with_structured_output(self, schema: Any, *, include_raw: bool = False, **kwargs: Any) -> Runnable[Any, Any]:
         """The parsed output of whichever model will be chosen, by that model's own method."""
         return self.model_copy(update={"structured": (schema, {"include_raw": include_raw, **kwargs})})
+
+    def over(self, change: Callable[[BaseChatModel], BaseChatModel]) -> Self:
+        """A copy with each of its models changed."""
+        held = {name: _changed(getattr(self, name), change) for name in type(self).model_fields}
+        return self.model_copy(update={name: value for name, value in held.items() if value is not None})
 
     def dressed(self, model: BaseChatModel) -> Runnable[Any, Any]:
         """A chosen model with the tools or the schema bound here."""
@@ -100,6 +105,17 @@ def _below(run: CallbackManagerForLLMRun) -> CallbackManager:
     manager.add_tags(run.inheritable_tags)
     manager.add_metadata(run.inheritable_metadata)
     return manager
+
+
+def _changed(held: Any, change: Callable[[BaseChatModel], BaseChatModel]) -> Any:
+    """A field of models with each of them changed; None for a field of anything else."""
+    if isinstance(held, BaseChatModel):
+        return change(held)
+    if isinstance(held, list) and held and all(isinstance(one, BaseChatModel) for one in held):
+        return [change(one) for one in held]
+    if isinstance(held, dict) and held and all(isinstance(one, BaseChatModel) for one in held.values()):
+        return {name: change(one) for name, one in held.items()}
+    return None
 
 
 def messages_of(value: LanguageModelInput) -> list[BaseMessage]:

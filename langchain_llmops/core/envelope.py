@@ -9,6 +9,7 @@ moved to another place does not open there.
 from __future__ import annotations
 
 import os
+import threading
 import zlib
 from typing import TYPE_CHECKING, Final
 
@@ -32,6 +33,7 @@ CHECKSUM_BYTES: Final = 4
 NONCE_BYTES: Final = 12
 KEY_BYTES: Final = 32
 COMPRESS_FROM_BYTES: Final = 64
+_OF_THREAD: Final = threading.local()
 MAX_BYTES: Final = 256 * 1024 * 1024
 
 
@@ -40,12 +42,21 @@ class Envelope:
 
     Args:
         level: zstd level.
+        compress_from: shorter data is stored as it is, where to read it fast is worth more than its bytes.
         keys: AES-256 keys (32 bytes each) by key id; needs the `encryption` extra.
         key_id: the key that seals; all keys open, so a key can be rotated. With keys given, plaintext is refused.
     """
 
-    def __init__(self, *, level: int = 3, keys: Mapping[str, bytes] | None = None, key_id: str | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        level: int = 3,
+        compress_from: int = COMPRESS_FROM_BYTES,
+        keys: Mapping[str, bytes] | None = None,
+        key_id: str | None = None,
+    ) -> None:
         self._level = level
+        self._compress_from = compress_from
         self._ciphers = {name: _cipher(name, key) for name, key in (keys or {}).items()}
         self._key_id = key_id or next(iter(self._ciphers), None)
         if self._key_id is not None and self._key_id not in self._ciphers:
@@ -53,7 +64,7 @@ class Envelope:
 
     def seal(self, data: bytes, context: bytes = b"") -> bytes:
         """The stored form of `data`; `context` must be given again to open an encrypted value."""
-        packed = zstandard.compress(data, self._level) if len(data) >= COMPRESS_FROM_BYTES else data
+        packed = zstandard.compress(data, self._level) if len(data) >= self._compress_from else data
         flags = ZSTD if len(packed) < len(data) else 0
         body = packed if flags else data
         if self._key_id is None:
@@ -112,9 +123,17 @@ def _decompress(body: bytes) -> bytes:
     try:
         if zstandard.get_frame_parameters(body).content_size > MAX_BYTES:
             raise EnvelopeError(f"stored bytes expand beyond {MAX_BYTES} bytes")
-        return zstandard.decompress(body, max_output_size=MAX_BYTES)
+        return _decompressor().decompress(body, max_output_size=MAX_BYTES)
     except zstandard.ZstdError as error:
         raise EnvelopeError("stored bytes are damaged (decompression failed)") from error
+
+
+def _decompressor() -> zstandard.ZstdDecompressor:
+    """One for each thread: making one takes longer than unpacking a small value, and threads cannot share one."""
+    found: zstandard.ZstdDecompressor | None = getattr(_OF_THREAD, "decompressor", None)
+    if found is None:
+        found = _OF_THREAD.decompressor = zstandard.ZstdDecompressor()
+    return found
 
 
 def _cipher(name: str, key: bytes) -> AESGCM:

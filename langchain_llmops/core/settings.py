@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from platformdirs import user_data_path
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
@@ -14,15 +15,16 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from langchain_llmops.core.errors import ConfigurationError
 from langchain_llmops.core.redaction import redact
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
 __all__ = ["CacheScope", "Settings"]
 
+Seconds = Annotated[float, Field(gt=0)]
 CacheScope = Literal["shared", "user", "session"]
+SemanticMode = Literal["off", "shadow", "serve"]
 PREFIX = "LLMOPS_"
 TESTS = "LLMOPS_TEST_"
 SCHEME: Final = re.compile(r"[a-z][a-z0-9+.-]{1,19}")
+TOOL: Final = re.compile(r"[\w.-]{1,128}")
+WORDS: Final = frozenset(("0", "off", "f", "false", "n", "no", "1", "on", "t", "true", "y", "yes"))
 URLS: Final = {
     "redis_url": (("redis", "rediss", "redis+cluster", "rediss+cluster"), "redis://host:6379/0"),
     "postgres_url": (("postgresql", "postgres"), "postgresql://host/db"),
@@ -37,7 +39,12 @@ class Settings(BaseSettings):
     """
 
     model_config = SettingsConfigDict(
-        env_prefix=PREFIX, env_ignore_empty=True, extra="ignore", frozen=True, hide_input_in_errors=True
+        env_prefix=PREFIX,
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+        hide_input_in_errors=True,
+        allow_inf_nan=False,
     )
 
     state_dir: Path = Field(
@@ -73,10 +80,40 @@ class Settings(BaseSettings):
     prices_file: Path | None = Field(None, description="JSON file of price overrides, US dollars per million tokens.")
     cache: bool = Field(default=True, description="Whether models built by `LLMOps` use the cache.")
     cache_scope: CacheScope = Field("shared", description="Who may share a cached answer: `shared`, `user`, `session`.")
-    cache_tool_calls: bool = Field(default=False, description="Whether answers that call tools are cached too.")
-    cache_l1_ttl_s: float = Field(60.0, gt=0, description="Seconds an answer stays in process memory.")
+    cache_namespace: str = Field("", description="Answers of one namespace are never those of another.")
+    cache_prompt_version: str = Field(
+        "", description="Part of every key: another one leaves all cached answers behind."
+    )
+    cache_tool_calls: bool | frozenset[str] = Field(
+        default=False, description="Whether answers that call tools are cached too, or which tools: `lookup,search`."
+    )
+    cache_warm: bool = Field(default=False, description="Whether answers at a temperature above 0 are cached too.")
+    cache_unset_temperature: bool = Field(
+        default=True, description="Whether answers of models whose temperature nobody set are cached."
+    )
+    cache_l1_ttl_s: float = Field(30.0, gt=0, description="Seconds an answer stays in process memory.")
     cache_l1_max_bytes: int = Field(64 * 1024 * 1024, gt=0, description="Bytes of answers kept in process memory.")
-    cache_l2_ttl_s: float = Field(3600.0, gt=0, description="Seconds an answer stays in Redis or SQLite.")
+    cache_l2_ttl_s: float = Field(300.0, gt=0, description="Seconds an answer stays in Redis.")
+    cache_l3_ttl_s: float = Field(3600.0, gt=0, description="Seconds an answer stays in PostgreSQL or SQLite.")
+    cache_tag_ttls: Mapping[str, Seconds] | None = Field(
+        None, description="Less for answers with a tag, or a kind of tag: `prompt=600,doc:policy=60`."
+    )
+    cache_stale_s: float = Field(
+        0.0, ge=0, description="Seconds an answer past its time may be served while it is asked for again or cannot be."
+    )
+    cache_max_entry_bytes: int = Field(1_000_000, gt=0, description="Longest answer that is cached, in bytes of JSON.")
+    cache_timeout_s: float = Field(
+        0.05, gt=0, description="Seconds after which a level of the cache that does not answer is left out."
+    )
+    cache_lease_s: float = Field(
+        3.0, ge=0, description="Seconds other processes wait for one that asks and is not heard of; 0 for no waiting."
+    )
+    cache_semantic: SemanticMode = Field(
+        "off", description="Answers to other wordings of a question: `off`, `shadow` (only counted) or `serve`."
+    )
+    cache_semantic_false_hits: float = Field(
+        0.01, gt=0, lt=1, description="Share of wrong semantic hits above which that level switches itself off."
+    )
     request_timeout_s: float = Field(60.0, gt=0, description="Timeout of one attempt at a model.")
     max_attempts: int = Field(3, ge=1, le=20, description="Attempts per rung of a fallback chain, the first included.")
     retry_base_s: float = Field(
@@ -104,6 +141,26 @@ class Settings(BaseSettings):
         field = cls.model_fields[str(info.field_name)]
         unset = value == "" and (field.default is None or info.field_name in ("state_dir", "log_calls"))
         return field.get_default(call_default_factory=True) if unset else value
+
+    @field_validator("cache_tool_calls", mode="before")
+    @classmethod
+    def _yes_no_or_names(cls, value: object) -> object:
+        if not isinstance(value, str) or value.strip().lower() in WORDS:
+            return value
+        names = frozenset(filter(None, map(str.strip, value.split(","))))
+        if not names or not all(map(TOOL.fullmatch, names)):
+            raise ValueError("it takes true, false or names of tools, as in lookup,search")
+        return names
+
+    @field_validator("cache_tag_ttls", mode="before")
+    @classmethod
+    def _tags_with_seconds(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        pairs = [pair.rpartition("=") for pair in value.split(",") if pair.strip()]
+        if not pairs or not all(tag.strip() for tag, _, _ in pairs):
+            raise ValueError("it takes tags with seconds, as in prompt=600,doc:policy=60")
+        return {tag.strip(): seconds for tag, _, seconds in pairs}
 
     def __init__(self, **values: Any) -> None:
         unknown = sorted(name for name in values if name not in type(self).model_fields and not name.startswith("_"))
@@ -145,10 +202,10 @@ def _check_scheme(name: str, url: SecretStr | None, schemes: tuple[str, ...], ex
 def _default(name: str, value: object) -> str:
     if name == "state_dir":
         return "platform data folder"
-    return "unset" if value is None else str(value)
+    return "unset" if value in (None, "") else str(value)
 
 
 def _one_line(error: ValidationError) -> str:
     first = error.errors(include_input=False, include_url=False)[0]
-    name = PREFIX + "_".join(str(part) for part in first["loc"]).upper()
+    name = PREFIX + str(first["loc"][0]).upper()  # what follows is where in a list or which of several kinds
     return redact(f"{name}: {first['msg'].lower()} (see the settings table in the README)")

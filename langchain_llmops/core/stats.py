@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-__all__ = ["Sketch", "quantile"]
+__all__ = ["Sketch", "quantile", "wilson"]
 
 SMALLEST: Final = 1e-9
 LARGEST: Final = sys.float_info.max
@@ -18,6 +18,18 @@ LARGEST: Final = sys.float_info.max
 def quantile(ordered: Sequence[float], q: float) -> float | None:
     """The nearest-rank quantile of values in ascending order (`q` in 0..1); None when there are none."""
     return ordered[_rank(q, len(ordered))] if ordered else None
+
+
+def wilson(hits: float, trials: float, z: float = 1.959964) -> tuple[float, float]:
+    """The score interval of a share, 95 % by default (Wilson, JASA 1927); 0 to 1 when nothing was tried."""
+    if not 0 <= hits <= trials:
+        raise ValueError(f"{hits} hits in {trials} trials is no share")
+    if not trials:
+        return 0.0, 1.0
+    share, square = hits / trials, z * z
+    middle = (share + square / (2 * trials)) / (1 + square / trials)
+    half = z / (1 + square / trials) * math.sqrt(share * (1 - share) / trials + square / (4 * trials * trials))
+    return max(0.0, middle - half) if hits else 0.0, min(1.0, middle + half) if hits < trials else 1.0
 
 
 def _rank(q: float, count: int) -> int:

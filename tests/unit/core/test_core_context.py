@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from langchain_llmops.core import context
-from langchain_llmops.core.context import KNOWN_IDENTITIES, current_identity, identity_from, run_config
+from langchain_llmops.core.context import KNOWN_IDENTITIES, acting_for, current_identity, identity_from, run_config
 from langchain_llmops.core.errors import ConfigurationError
 from langchain_llmops.core.types import Identity
 
@@ -115,5 +115,15 @@ def test_identities_without_end_leave_no_trace_in_memory() -> None:
     assert not [1 for named in context._known if any(len(value or "") > 1000 for value in named)]
 
 
-def test_no_call_is_starting_outside_a_call() -> None:
+def test_who_asks_is_who_the_run_names_else_who_the_block_names() -> None:
+    assert current_identity() is None
+    with acting_for(Identity(user="ada", tenant="acme")):
+        assert current_identity() == Identity(user="ada", tenant="acme")
+        assert current_identity({"user_id": "eve"}) == Identity(user="eve", tenant="acme")
+        assert current_identity({"session_id": "1"}) == Identity(user="ada", tenant="acme", session="1")
+    with acting_for(Identity(user="ada", session="1")):
+        assert current_identity({"user_id": "eve"}) == Identity(user="eve")
+        assert current_identity({"user_id": "ada"}) == Identity(user="ada", session="1")
+    with acting_for(Identity(user="ada", tenant="acme")):
+        assert current_identity({"tenant_id": "rival"}) == Identity(user="ada", tenant="rival")
     assert current_identity() is None

@@ -53,6 +53,18 @@ READ = {
     "CACHE_L1_TTL_S": ("1.5", lambda s: s.cache_l1_ttl_s, 1.5),
     "CACHE_L1_MAX_BYTES": ("1000", lambda s: s.cache_l1_max_bytes, 1000),
     "CACHE_L2_TTL_S": ("9", lambda s: s.cache_l2_ttl_s, 9.0),
+    "CACHE_L3_TTL_S": ("99", lambda s: s.cache_l3_ttl_s, 99.0),
+    "CACHE_TAG_TTLS": ("prompt=600, doc:policy=.5", lambda s: s.cache_tag_ttls, {"prompt": 600.0, "doc:policy": 0.5}),
+    "CACHE_STALE_S": ("60", lambda s: s.cache_stale_s, 60.0),
+    "CACHE_NAMESPACE": ("v2", lambda s: s.cache_namespace, "v2"),
+    "CACHE_PROMPT_VERSION": ("7", lambda s: s.cache_prompt_version, "7"),
+    "CACHE_WARM": ("1", lambda s: s.cache_warm, True),
+    "CACHE_UNSET_TEMPERATURE": ("0", lambda s: s.cache_unset_temperature, False),
+    "CACHE_MAX_ENTRY_BYTES": ("1000", lambda s: s.cache_max_entry_bytes, 1000),
+    "CACHE_TIMEOUT_S": ("0.2", lambda s: s.cache_timeout_s, 0.2),
+    "CACHE_LEASE_S": ("0", lambda s: s.cache_lease_s, 0.0),
+    "CACHE_SEMANTIC": ("shadow", lambda s: s.cache_semantic, "shadow"),
+    "CACHE_SEMANTIC_FALSE_HITS": ("0.05", lambda s: s.cache_semantic_false_hits, 0.05),
     "REQUEST_TIMEOUT_S": ("3", lambda s: s.request_timeout_s, 3.0),
     "MAX_ATTEMPTS": ("5", lambda s: s.max_attempts, 5),
     "RETRY_BASE_S": ("0.1", lambda s: s.retry_base_s, 0.1),
@@ -94,6 +106,16 @@ WRONG = {
     "CACHE_L1_TTL_S": "0",
     "CACHE_L1_MAX_BYTES": "-1",
     "CACHE_L2_TTL_S": "soon",
+    "CACHE_L3_TTL_S": "inf",
+    "CACHE_TAG_TTLS": "prompt",
+    "CACHE_STALE_S": "-1",
+    "CACHE_WARM": "hot",
+    "CACHE_UNSET_TEMPERATURE": "perhaps",
+    "CACHE_MAX_ENTRY_BYTES": "0",
+    "CACHE_TIMEOUT_S": "0",
+    "CACHE_LEASE_S": "nan",
+    "CACHE_SEMANTIC": "on",
+    "CACHE_SEMANTIC_FALSE_HITS": "1",
     "HOT_TTL_S": "-5",
     "LEDGER_BUFFER": "1.5",
     "LEDGER_RETENTION_DAYS": "0",
@@ -126,6 +148,22 @@ def test_a_secret_put_into_the_wrong_variable_is_not_shown(name, monkeypatch) ->
         Settings()
     assert CANARY not in str(caught.value)
     assert CANARY not in repr(caught.value)
+
+
+@pytest.mark.parametrize("text", ["=5", ",", "doc=", "doc=0", "doc=-1", "doc=inf", "doc=soon", "{}x", "[1]"])
+def test_tags_without_a_time_above_0_are_refused(text, monkeypatch) -> None:
+    monkeypatch.setenv("LLMOPS_CACHE_TAG_TTLS", text)
+    with pytest.raises(ConfigurationError, match=r"^LLMOPS_CACHE_TAG_TTLS: .*$"):
+        Settings()
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [("YES", True), ("0", False), ("search", {"search"}), ("search, lookup.v2,", {"search", "lookup.v2"})],
+)
+def test_answers_that_call_tools_are_cached_for_all_tools_none_or_some(text, meant, monkeypatch) -> None:
+    monkeypatch.setenv("LLMOPS_CACHE_TOOL_CALLS", text)
+    assert Settings().cache_tool_calls == meant
 
 
 WRONG_URLS = {

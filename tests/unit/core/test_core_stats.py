@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from langchain_llmops.core.stats import Sketch, quantile
+from langchain_llmops.core.stats import Sketch, quantile, wilson
 
 TABLE = [
     ([], 0.5, None),
@@ -118,3 +118,27 @@ def test_a_sketch_refuses_what_it_cannot_rank() -> None:
         Sketch(0.01).merge(Sketch(0.02))
     with pytest.raises(ValueError, match="between 0 and 1"):
         Sketch(1.0)
+
+
+# of a share
+
+
+@pytest.mark.parametrize(
+    ("hits", "trials", "low", "high"),
+    [(0, 0, 0.0, 1.0), (0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1.0), (81, 263, 0.2553, 0.3662), (1, 29, 0.0061, 0.1718)],
+)  # the last two: Newcombe, Statistics in Medicine 1998, table I
+def test_an_interval_of_a_share_is_the_published_one(hits, trials, low, high) -> None:
+    assert wilson(hits, trials) == pytest.approx((low, high), abs=5e-5)
+
+
+@given(st.integers(0, 500), st.integers(0, 500))
+def test_an_interval_holds_its_share(one, other) -> None:
+    hits, trials = sorted((one, other))
+    low, high = wilson(hits, trials)
+    assert 0 <= low <= (hits / trials if trials else 0.5) <= high <= 1
+
+
+@pytest.mark.parametrize(("hits", "trials"), [(-1, 3), (4, 3), (0, -1)])
+def test_a_share_that_is_none_is_refused(hits, trials) -> None:
+    with pytest.raises(ValueError, match="no share"):
+        wilson(hits, trials)

@@ -16,7 +16,16 @@ if TYPE_CHECKING:
 
     from langchain_llmops.core.tokens import TokenCounter
 
-__all__ = ["Reading", "answer_of", "count_bounded", "estimate_prompt", "read_usage", "text_of", "usage_of"]
+__all__ = [
+    "Reading",
+    "answer_of",
+    "count_bounded",
+    "estimate_prompt",
+    "read_message",
+    "read_usage",
+    "text_of",
+    "usage_of",
+]
 
 TOKENS_PER_MESSAGE: Final = 3
 LONGEST_COUNTED: Final = 256 * 1024
@@ -97,8 +106,11 @@ def read_usage(result: LLMResult, *, batch_size: int = 1) -> Reading:
     start event: of a text model's batch, LangChain gives all tokens to the first result and `{}` to the others.
     """
     message = answer_of(result)
-    if message is None:
-        return _read_text(result, batch_size)
+    return _read_text(result, batch_size) if message is None else read_message(message)
+
+
+def read_message(message: BaseMessage) -> Reading:
+    """The same of an answer alone."""
     told = message.response_metadata
     said = getattr(message, "usage_metadata", None) or {}
     usage, clamped, tier = _counted(said) if "input_tokens" in said else _raw_counted(told)
