@@ -13,7 +13,19 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
 
-__all__ = ["Dialect", "KeyValue", "Objects", "Row", "Sql", "Store", "Transaction", "open_store"]
+__all__ = [
+    "Channels",
+    "Dialect",
+    "KeyValue",
+    "Line",
+    "Objects",
+    "Patient",
+    "Row",
+    "Sql",
+    "Store",
+    "Transaction",
+    "open_store",
+]
 
 Dialect = Literal["sqlite", "postgresql"]
 Row = tuple[Any, ...]
@@ -49,6 +61,21 @@ class KeyValue(Protocol):
 
     async def delete(self, *keys: str) -> int:
         """Remove keys; how many existed."""
+        ...
+
+
+@runtime_checkable
+class Patient(KeyValue, Protocol):
+    """A `KeyValue` that can be given more or less time for an answer than `timeout_s`, and adds many at once."""
+
+    timeout_s: float
+
+    def within(self, timeout_s: float) -> Patient:
+        """The same, over the same connections, with that timeout."""
+        ...
+
+    async def add_many(self, items: Mapping[str, bytes], ttl_s: float | None = None) -> list[bool]:
+        """`add` for each item, in one round trip."""
         ...
 
 
@@ -112,6 +139,31 @@ class Objects(Protocol):
 
     def list(self, prefix: str) -> AsyncIterator[tuple[str, int]]:
         """`(path, size in bytes)` of every object whose path begins with the whole segments of `prefix`."""
+        ...
+
+
+class Line(Protocol):
+    """A subscription to one channel, for as long as its connection lives; it is never made anew."""
+
+    async def receive(self) -> bytes | None:
+        """Wait for the next message, or for the answer to a `ping`, which is None; raises `StoreUnavailableError`."""
+        ...
+
+    async def ping(self) -> None:
+        """Ask the other side for an answer on this very connection; raises `StoreUnavailableError`."""
+        ...
+
+
+@runtime_checkable
+class Channels(Protocol):
+    """A `Store` whose processes can speak to each other; a message is heard by who listens now, and kept by nobody."""
+
+    async def publish(self, channel: str, message: bytes) -> None:
+        """Tell all who listen."""
+        ...
+
+    def listen(self, channel: str) -> AbstractAsyncContextManager[Line]:
+        """Open a connection of its own; what is published once the block is entered is heard. Async callers only."""
         ...
 
 

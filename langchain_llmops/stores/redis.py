@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
-from contextlib import nullcontext
-from dataclasses import dataclass
+import random
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Final
 
 import redis
-import redis.asyncio
-import redis.asyncio.cluster
-import redis.cluster
-from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
+from redis.backoff import ExponentialWithJitterBackoff
 from redis.exceptions import (
     AuthenticationError,
     AuthorizationError,
@@ -31,16 +26,35 @@ from redis.exceptions import (
 from redis.retry import Retry
 
 from langchain_llmops.core.errors import ConfigurationError, StoreAuthError, StoreError, StoreUnavailableError
-from langchain_llmops.stores.clients import BlockingClient, LoopClients, settled
+from langchain_llmops.stores.clients import BlockingClient, LoopClients
 from langchain_llmops.stores.keys import NOT_A_COUNTER, key_bytes, milliseconds
 from langchain_llmops.stores.opened import OpenedStore
 from langchain_llmops.stores.place import Place, StoreUrl
+from langchain_llmops.stores.redis_cluster import Cluster
+from langchain_llmops.stores.redis_push import listening
+from langchain_llmops.stores.wire import Endpoint, raised
+from langchain_llmops.stores.wire_blocking import BlockingWires
+from langchain_llmops.stores.wire_loop import LoopWire
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from contextlib import AbstractAsyncContextManager, AbstractContextManager
+    from typing import Protocol
 
-    from langchain_llmops.stores.clients import Clients
+    from langchain_llmops.stores.base import Line
+    from langchain_llmops.stores.wire import Command
+
+    class _Line(Protocol):
+        """A way to the server."""
+
+        async def ask(self, commands: Sequence[Command], timeout_s: float, *, again: bool) -> list[Any]:
+            """Answers to commands, errors among them; `again`: they may be sent twice."""
+            ...
+
+        async def aclose(self) -> None:
+            """Close the connections."""
+            ...
+
 
 __all__ = ["RedisStore"]
 
@@ -51,13 +65,14 @@ EXAMPLES: Final = {
     "rediss+cluster": "rediss+cluster://user:password@host:6379,host2:6379",
 }
 DEFAULT_PORT: Final = 6379
-MAX_CONNECTIONS: Final = 64
+CLIENT_NAME: Final = "langchain-llmops"
 MAX_CLUSTER_CONNECTIONS: Final = 1024  # of a node; a cluster client does not wait for a free one, it fails
 IDLE_CHECK_S: Final = 30
 TLS_OPTIONS: Final = frozenset(
     ("ssl_ca_certs", "ssl_cert_reqs", "ssl_certfile", "ssl_check_hostname", "ssl_keyfile", "ssl_keyfile_password")
 )
 AUTH_ERRORS: Final = (AuthenticationError, AuthorizationError)
+DRIVER_ERRORS: Final = (RedisError, RedisClusterException, OSError)
 PASSING_ERRORS: Final = (BusyLoadingError, ClusterDownError, OutOfMemoryError, ReadOnlyError, TryAgainError)
 
 
@@ -67,15 +82,25 @@ class RedisStore(OpenedStore):
     Args:
         url: `redis://`, `rediss://` (TLS; options `ssl_ca_certs` and the like), `redis+cluster://` (one or several of
             its nodes) or `rediss+cluster://`.
-        blocking: a blocking client; otherwise an asyncio client per event loop.
-        timeout_s: of connecting, of every answer, and of waiting for a free connection.
+        blocking: connections for threads; otherwise one for each event loop, which all its tasks share.
+        timeout_s: of every answer; connecting, and waiting for a free connection, has a quarter second at least.
     """
 
     def __init__(self, url: str, *, setting: str = "url", blocking: bool = False, timeout_s: float = 5.0) -> None:
         server = _Server(url, setting, timeout_s)
-        clients: Clients[_Client] = _blocking_client(server) if blocking else _loop_clients(server)
-        kv = _RedisKeyValue(server, clients)
-        super().__init__(server.url.shown, setting, reach=kv.reach, close=clients.aclose, kv=kv)
+        line = _line(server, blocking=blocking)
+        kv = _RedisKeyValue(server, line, timeout_s)
+        super().__init__(server.url.shown, setting, reach=kv.reach, close=line.aclose, kv=kv)
+        self._server = server
+        self._redis = kv
+
+    async def publish(self, channel: str, message: bytes) -> None:
+        """PUBLISH; in a cluster every node hears of it."""
+        await self._redis.publish(self._server.channel(channel), message)
+
+    def listen(self, channel: str) -> AbstractAsyncContextManager[Line]:
+        """SUBSCRIBE, in a cluster at any of the nodes that the URL names."""
+        return listening(self._server, self._server.channel(channel))
 
 
 class _Server:
@@ -88,40 +113,59 @@ class _Server:
         self.place = Place(setting, "Redis", self.url.authority, self.url.secrets)
         self.timeout_s = timeout_s
         self.nodes = [_node(server) for server in self.url.authority.split(",")]
-        self._database = self.url.path.strip("/")
+        self.database = self.url.path.strip("/")
         wrong = self._mistake()
         if wrong:
             raise self.place.fault(ConfigurationError, f"the {scheme}:// URL {wrong}; as in {EXAMPLES[scheme]}")
 
-    def options(self) -> dict[str, Any]:
-        """Keyword arguments of every client."""
-        options: dict[str, Any] = {
+    def endpoint(self) -> Endpoint:
+        """A single server."""
+        host, port = self.nodes[0]
+        url = self.url
+        tls = url.options if url.scheme == "rediss" else None
+        return Endpoint(host, port, int(self.database or 0), url.user, url.password, CLIENT_NAME, tls)
+
+    def clustered(self) -> dict[str, Any]:
+        """Keyword arguments of a cluster client, which asks again when slots move."""
+        tls = {"ssl": True} if self.url.scheme.startswith("rediss") else {}
+        return {
+            "max_connections": MAX_CLUSTER_CONNECTIONS,
+            "retry": Retry(ExponentialWithJitterBackoff(base=0.02, cap=0.5), 3),
             "username": self.url.user,
             "password": self.url.password,
             "socket_timeout": self.timeout_s,
             "socket_connect_timeout": self.timeout_s,
             "health_check_interval": IDLE_CHECK_S,
-            "client_name": "langchain-llmops",
+            "client_name": CLIENT_NAME,
             "protocol": 2,
+            **tls,
+            **self.url.options,
         }
-        return options | dict(self.url.options)
 
-    def single(self) -> dict[str, Any]:
-        """Keyword arguments of a connection pool that makes callers wait when all connections are in use."""
-        host, port = self.nodes[0]
-        # a command that may have run is not sent again here: `_again` does so for those that may run twice
-        own = {"db": int(self._database or 0), "max_connections": MAX_CONNECTIONS, "timeout": self.timeout_s}
-        return {"host": host, "port": port, "retry": Retry(NoBackoff(), 0), **own, **self.options()}
+    def listening(self) -> dict[str, Any]:
+        """Keyword arguments of a connection of its own; who listens asks for signs of life, not the driver."""
+        host, port = random.choice(self.nodes)  # noqa: S311 - nobody need not guess it
+        return {
+            "host": host,
+            "port": port,
+            "username": self.url.user,
+            "password": self.url.password,
+            "socket_timeout": self.timeout_s,
+            "socket_connect_timeout": self.timeout_s,
+            "health_check_interval": 0,
+            "client_name": CLIENT_NAME,
+            "protocol": 2,
+            "tls": self.url.scheme.startswith("rediss"),
+            **self.url.options,
+        }
 
-    def clustered(self) -> dict[str, Any]:
-        """Keyword arguments of a cluster client, which asks again when slots move."""
-        retry = Retry(ExponentialWithJitterBackoff(base=0.02, cap=0.5), 3)
-        tls = {"ssl": True} if self.url.scheme.startswith("rediss") else {}
-        return {"max_connections": MAX_CLUSTER_CONNECTIONS, "retry": retry, **tls, **self.options()}
+    def channel(self, name: str) -> bytes:
+        """Channels are those of all databases of a server, where keys are not."""
+        return key_bytes(f"{name}:{int(self.database or 0)}")
 
     def typed(self) -> AbstractContextManager[None]:
-        """Driver errors as ours; NOSCRIPT stays, as `increment` answers it."""
-        return self.place.typed((RedisError, RedisClusterException, OSError), self._translated)
+        """Driver errors as ours."""
+        return self.place.typed(DRIVER_ERRORS, self.translated)
 
     def _mistake(self) -> str | None:
         unknown = sorted(set(self.url.options) - (TLS_OPTIONS if self.url.scheme.startswith("rediss") else set()))
@@ -129,11 +173,12 @@ class _Server:
             return f"has an option that is not known here: {unknown[0]!r}"
         if not all(host for host, _ in self.nodes) or (len(self.nodes) > 1 and not self.cluster):
             return "needs one host"
-        if self._database and (self.cluster or not self._database.isdigit()):
+        if self.database and (self.cluster or not self.database.isdigit()):
             return "ends in something that is no database number"
         return None
 
-    def _translated(self, error: Exception) -> Exception:
+    def translated(self, error: Exception) -> Exception:
+        """A driver's error as ours; NOSCRIPT stays, as `increment` answers it."""
         if isinstance(error, NoScriptError):
             return error
         place, reason = self.place, self.place.reason(error)
@@ -143,7 +188,7 @@ class _Server:
         if isinstance(error, NoPermissionError):
             return place.fault(StoreAuthError, f"{at} denied this user a command ({reason}); grant it", error)
         if "DB index" in reason or "invalid DB" in reason:
-            return place.fault(ConfigurationError, f"{at} has no database {self._database}; correct its number", error)
+            return place.fault(ConfigurationError, f"{at} has no database {self.database}; correct its number", error)
         if isinstance(error, ResponseError) and not isinstance(error, PASSING_ERRORS):
             return place.fault(StoreError, f"{at} refused a command: {reason}", error)
         text = f"{at} cannot be reached ({_short(reason)}); start it or correct the URL"
@@ -151,18 +196,23 @@ class _Server:
 
 
 class _RedisKeyValue:
-    """The commands, written once for both colours."""
+    """The commands, written once for every kind of connection."""
 
-    def __init__(self, server: _Server, clients: Clients[_Client]) -> None:
+    def __init__(self, server: _Server, line: _Line, timeout_s: float) -> None:
+        self.timeout_s = timeout_s
         self._server = server
-        self._clients = clients
+        self._line = line
         self._script = files("langchain_llmops.stores").joinpath("lua/increment.lua").read_text("utf-8")
         self._sha = hashlib.sha1(self._script.encode(), usedforsecurity=False).hexdigest()
 
+    def within(self, timeout_s: float) -> _RedisKeyValue:
+        """The same over the same connections, with other patience; a Cluster's connections have their own."""
+        return _RedisKeyValue(self._server, self._line, timeout_s)
+
     async def get(self, key: str) -> bytes | None:
         """GET."""
-        value: bytes | None = await self._again(lambda: self._command("GET", key_bytes(key)))
-        return value
+        values: list[bytes | None] = await self._ask(("GET", key_bytes(key)), again=True)
+        return values[0]
 
     async def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
         """MGET; on a cluster one pipeline, as keys live on several nodes."""
@@ -171,120 +221,115 @@ class _RedisKeyValue:
         names = [key_bytes(key) for key in keys]
         values: list[bytes | None]
         if self._server.cluster:
-            values = await self._again(lambda: self._pipeline([("GET", name) for name in names]))
+            values = await self._ask(*[("GET", name) for name in names], again=True)
         else:
-            values = await self._again(lambda: self._command("MGET", *names))
+            (values,) = await self._ask(("MGET", *names), again=True)
         return values
 
     async def set(self, key: str, value: bytes, ttl_s: float | None = None) -> None:
         """SET with PX."""
-        command = _set(key, value, ttl_s)
-        await self._again(lambda: self._command(*command))
+        await self._ask(_set(key, value, ttl_s), again=True)
 
     async def set_many(self, items: Mapping[str, bytes], ttl_s: float | None = None) -> None:
         """SETs in one pipeline."""
-        commands = [_set(key, value, ttl_s) for key, value in items.items()]
-        if commands:
-            await self._again(lambda: self._pipeline(commands))
+        if items:
+            await self._ask(*[_set(key, value, ttl_s) for key, value in items.items()], again=True)
 
     async def add(self, key: str, value: bytes, ttl_s: float | None = None) -> bool:
         """SET with NX."""
-        return await self._command(*_set(key, value, ttl_s), "NX") is not None
+        return (await self.add_many({key: value}, ttl_s))[0]
+
+    async def add_many(self, items: Mapping[str, bytes], ttl_s: float | None = None) -> list[bool]:
+        """SETs with NX in one pipeline."""
+        answers = await self._ask(*[(*_set(key, value, ttl_s), "NX") for key, value in items.items()], again=False)
+        return [answer is not None for answer in answers]
 
     async def increment(self, key: str, by: int = 1, ttl_s: float | None = None) -> int:
         """One script, so that a counter is never left without its time to live."""
         arguments = (1, key_bytes(key), by, 0 if ttl_s is None else milliseconds(ttl_s))
         try:
-            return int(await self._counted("EVALSHA", self._sha, *arguments))
+            return await self._counted(("EVALSHA", self._sha, *arguments))
         except NoScriptError:
-            return int(await self._counted("EVAL", self._script, *arguments))
+            return await self._counted(("EVAL", self._script, *arguments))
 
     async def delete(self, *keys: str) -> int:
         """UNLINK."""
         names = [key_bytes(key) for key in dict.fromkeys(keys)]
         if not names:
             return 0
-        if self._server.cluster:
-            return sum(await self._pipeline([("UNLINK", name) for name in names]))
-        return int(await self._command("UNLINK", *names))
+        commands: list[Command] = [("UNLINK", name) for name in names] if self._server.cluster else [("UNLINK", *names)]
+        return sum(await self._ask(*commands, again=False))
 
     async def reach(self) -> None:
         """PING."""
-        await self._command("PING")
+        await self._ask(("PING",), again=False)
 
-    async def _command(self, *parts: Any) -> Any:
-        with self._server.typed():
-            client = await self._clients.get()
-            async with client.gate:
-                return await settled(client.driver.execute_command(*parts))
+    async def publish(self, channel: bytes, message: bytes) -> None:
+        """PUBLISH."""
+        await self._ask(("PUBLISH", channel, message), again=False)
 
-    async def _pipeline(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
-        with self._server.typed():
-            client = await self._clients.get()
-            driver = client.driver
-            pipeline = driver.pipeline() if self._server.cluster else driver.pipeline(transaction=False)
-            for parts in commands:
-                pipeline.execute_command(*parts)
-            async with client.gate:
-                answers: list[Any] = await settled(pipeline.execute())
+    async def _ask(self, *commands: Command, again: bool) -> list[Any]:
+        """What may run twice does so when the connection was lost, unless time has run out."""
+        try:
+            try:
+                answers = await self._line.ask(commands, self.timeout_s, again=again)
+            except redis.ConnectionError:
+                if not again:
+                    raise
+                answers = await self._line.ask(commands, self.timeout_s, again=False)
+            raised(answers)
+        except DRIVER_ERRORS as error:
+            fault = self._server.translated(error)
+        else:
             return answers
+        raise fault  # outside the handler, so that what the driver says is no part of the trace
 
-    async def _again(self, call: Callable[[], Awaitable[Any]]) -> Any:
-        """Once more when the connection was lost: only for what may run twice, and not when time has run out."""
+    async def _counted(self, command: Command) -> int:
         try:
-            return await call()
-        except StoreUnavailableError as error:
-            if not isinstance(error.__cause__, redis.ConnectionError):
-                raise
-        return await call()
-
-    async def _counted(self, *parts: Any) -> Any:
-        try:
-            return await self._command(*parts)
+            return int((await self._ask(command, again=False))[0])
         except StoreError as error:
             if "not an integer" in str(error) or "overflow" in str(error) or "WRONGTYPE" in str(error):
                 raise StoreError(NOT_A_COUNTER) from error
             raise
 
 
-@dataclass(frozen=True, slots=True)
-class _Client:
-    """A client and the gate before it: a cluster's pools fail when they are empty, where a server's pool waits."""
+class _LoopLine:
+    """A connection for each event loop."""
 
-    driver: Any
-    gate: AbstractAsyncContextManager[Any]
+    def __init__(self, endpoint: Endpoint) -> None:
+        async def make() -> LoopWire:
+            return LoopWire(endpoint)
 
+        self._wires = LoopClients(make, LoopWire.aclose)
+        self.aclose = self._wires.aclose
 
-def _loop_clients(server: _Server) -> LoopClients[_Client]:
-    async def make() -> _Client:
-        if not server.cluster:
-            return _Client(_driver(server, redis.asyncio), nullcontext())
-        # the first command of many at once would learn the slots once each, and cut each other's connections
-        return _Client(await _driver(server, redis.asyncio).initialize(), asyncio.Semaphore(MAX_CONNECTIONS))
-
-    async def close(client: _Client) -> None:
-        await client.driver.aclose()
-
-    return LoopClients(make, close)
+    async def ask(self, commands: Sequence[Command], timeout_s: float, *, again: bool) -> list[Any]:  # noqa: ARG002 - its loop tells it of a lost connection before
+        """As `_Line`."""
+        return await (await self._wires.get()).ask(commands, timeout_s)
 
 
-def _blocking_client(server: _Server) -> BlockingClient[_Client]:
-    async def make() -> _Client:
-        return _Client(_driver(server, redis), nullcontext())
+class _ThreadsLine:
+    """Connections for the threads of this process."""
 
-    async def close(client: _Client) -> None:
-        client.driver.close()
+    def __init__(self, endpoint: Endpoint) -> None:
+        async def make() -> BlockingWires:
+            return BlockingWires(endpoint)
 
-    return BlockingClient(make, close)
+        async def close(wires: BlockingWires) -> None:
+            wires.close()
+
+        self._wires = BlockingClient(make, close)
+        self.aclose = self._wires.aclose
+
+    async def ask(self, commands: Sequence[Command], timeout_s: float, *, again: bool) -> list[Any]:
+        """As `_Line`."""
+        return (await self._wires.get()).ask(commands, timeout_s, again=again)
 
 
-def _driver(server: _Server, module: Any) -> Any:
-    """A client of `redis` or of `redis.asyncio`: the two modules have the same names."""
+def _line(server: _Server, *, blocking: bool) -> _Line:
     if server.cluster:
-        nodes = [module.cluster.ClusterNode(host, port) for host, port in server.nodes]
-        return module.RedisCluster(startup_nodes=nodes, **server.clustered())
-    kind = {"connection_class": module.SSLConnection} if server.url.scheme == "rediss" else {}
-    return module.Redis.from_pool(module.BlockingConnectionPool(**kind, **server.single()))
+        return Cluster(server.nodes, server.clustered(), blocking=blocking)
+    return (_ThreadsLine if blocking else _LoopLine)(server.endpoint())
 
 
 def _node(server: str) -> tuple[str, int]:
@@ -294,7 +339,7 @@ def _node(server: str) -> tuple[str, int]:
     return host.strip("[]"), int(port or DEFAULT_PORT)
 
 
-def _set(key: str, value: bytes, ttl_s: float | None) -> tuple[Any, ...]:
+def _set(key: str, value: bytes, ttl_s: float | None) -> Command:
     command = ("SET", key_bytes(key), value)
     return command if ttl_s is None else (*command, "PX", milliseconds(ttl_s))
 
