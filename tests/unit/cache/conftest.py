@@ -3,10 +3,31 @@
 from __future__ import annotations
 
 import pytest
+import redis
 
+from langchain_llmops.cache import push
+from langchain_llmops.cache.policy import Policy, Ttl
 from langchain_llmops.cache.tiered import TieredCache
 from langchain_llmops.core.events import Bus, CacheLooked
 from tests.support.cache import Clock, Shelf
+
+
+class Waited(TieredCache):
+    """What is kept is in all levels when the caller goes on."""
+
+    def __init__(self, *levels, **options) -> None:
+        super().__init__(*levels, **options)
+        keep = self.answers.keep
+
+        async def kept(*args, blocking) -> bool:
+            stored = await keep(*args, blocking=blocking)
+            if blocking:
+                assert self.flush()
+            else:
+                await self._behind.await_all(5)
+            return stored
+
+        self.answers.keep = kept
 
 
 @pytest.fixture
@@ -36,8 +57,11 @@ def make(shelf, clock, bus):
     """Builds caches of one process each, over the one shelf."""
 
     def make(*, l2: bool = True, **options) -> TieredCache:
-        stores = (shelf, shelf) if l2 else (None, None)
-        return TieredCache(*stores, **{"clock": clock, "bus": bus, **options})
+        levels = [(shelf, shelf)] if l2 else []
+        ttl = {name: options.pop(name) for name in ("l1_s", "l2_s", "l3_s", "stale_s") if name in options}
+        policy = {name: options.pop(name) for name in ("tool_calls", "warm") if name in options}
+        own = {"clock": clock, "bus": bus, "lease_s": 0, "ttl": Ttl(**ttl), "policy": Policy(**policy)}
+        return Waited(*levels, **{**own, **options})
 
     return make
 
@@ -45,3 +69,30 @@ def make(shelf, clock, bus):
 @pytest.fixture
 def cache(make) -> TieredCache:
     return make()
+
+
+@pytest.fixture
+def admin(clean_redis_url):
+    with redis.Redis.from_url(clean_redis_url) as admin:
+        yield admin
+
+
+@pytest.fixture
+def process(clean_redis_url):
+    """Makes caches that know nothing of each other, as those of several processes, on clocks that stand still."""
+    made = []
+
+    def process(url=clean_redis_url, **options) -> TieredCache:
+        own = {"timeout_s": 5.0, "clock": Clock(), "tags_of": lambda prompt, _: [prompt], "lease_s": 0}
+        made.append(TieredCache.from_urls(url, **{**own, **options}))
+        return made[-1]
+
+    yield process
+    for cache in made:
+        cache.close()
+
+
+@pytest.fixture
+def no_beat(monkeypatch):
+    """But the first of every connection."""
+    monkeypatch.setattr(push, "BEAT_S", 3600.0)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from itertools import count
 
 import pytest
 
-from langchain_llmops.cache.tiered import PAUSE_AFTER_ERROR_S, PREFIX, TieredCache
+from langchain_llmops.cache.breaker import LONGEST_PAUSE_S
+from langchain_llmops.cache.engine import PREFIX
+from langchain_llmops.cache.tiered import TieredCache
 from langchain_llmops.core.errors import StoreUnavailableError
 from tests.support.cache import KEPT, texts
 from tests.support.models import ScriptedModel
@@ -20,8 +23,9 @@ async def test_a_second_level_that_is_no_database_is_a_miss_and_said_once(tmp_pa
     for _ in range(3):
         answer = model.invoke("hi") if colour == "sync" else await model.ainvoke("hi")
         assert answer.text
+        assert await asyncio.to_thread(cache.flush)
     assert model.calls == 3
-    assert len([record for record in caplog.records if "without its second level" in record.message]) == 1
+    assert len([record for record in caplog.records if "without its level L3" in record.message]) == 1
     await cache.aclose()
 
 
@@ -32,15 +36,16 @@ def test_a_store_that_is_away_is_a_miss_and_never_an_error(make, shelf) -> None:
     assert [model.invoke("hi").text for _ in range(2)] == ["ok", "ok"]
     assert model.calls == 1, "the first level still works"
     assert cache.stats()["error:L2"] == 1
+    assert cache.stats()["skipped:L2"] == 1, "the epoch before a hit from memory"
 
 
 async def test_a_store_that_is_away_is_a_miss_in_async_code(make, shelf) -> None:
     shelf.broken = True
-    model = ScriptedModel(cache=make(l1_ttl_s=0.001))
+    model = ScriptedModel(cache=make(l1_s=0.001))
     assert (await model.ainvoke("hi")).text == "ok"
 
 
-def test_a_store_that_is_away_is_left_alone_for_a_while(make, shelf, clock, looks) -> None:
+def test_a_store_that_is_away_is_left_alone_for_a_while(make, shelf, clock, looks, caplog) -> None:
     shelf.broken = True
     cache = make()
     for number in range(100):
@@ -48,8 +53,10 @@ def test_a_store_that_is_away_is_left_alone_for_a_while(make, shelf, clock, look
         cache.update(str(number), "m", KEPT)
     assert shelf.asked == 1
     assert [look.outcome for look in looks].count("error") == 1
+    assert cache.stats()["skipped:L2"] >= 99, "every look that did without it"
+    assert len(caplog.records) == 1
     shelf.broken = False
-    clock.pass_s(PAUSE_AFTER_ERROR_S)
+    clock.pass_s(LONGEST_PAUSE_S)
     cache.update("p", "m", KEPT)
     assert make().lookup("p", "m") is not None
 
@@ -87,5 +94,5 @@ async def test_garbage_in_the_store_is_a_miss_and_is_written_over(make, shelf, g
 async def test_a_generation_that_is_garbage_is_a_miss_and_never_an_error(make, shelf) -> None:
     cache = make()
     await cache.aupdate("p", "m", KEPT)
-    await shelf.items.set(cache._generation_key, b"not a number")
+    await shelf.items.set(cache._tags.everything, b"not a number")
     assert await make().alookup("p", "m") is None

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import uuid
+import warnings
 
 import pytest
 from hypothesis import given
@@ -10,12 +14,12 @@ from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, ChatMessage
 from langchain_core.outputs import ChatGeneration, Generation
 
-from langchain_llmops.cache.codec import Entry, decode, encode, rebuild
-from langchain_llmops.core.envelope import Envelope
+from langchain_llmops.cache import codec
+from langchain_llmops.cache.codec import Entry, encode, rebuild, unpacked
 from langchain_llmops.core.errors import EnvelopeError
-from tests.support.models import answer, tool_call
+from tests.support.cache import request
+from tests.support.models import ScriptedModel, answer, tool_call
 
-ENVELOPE = Envelope()
 anything = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
@@ -25,8 +29,8 @@ objects = st.dictionaries(st.text(max_size=5), anything, max_size=3)
 
 
 def through(*answers: Generation, level: str = "L1", age_s: float = 1.0) -> list[Generation]:
-    stored = encode(answers, created=5.0, generation=2, envelope=ENVELOPE)
-    return rebuild(decode(stored, ENVELOPE), level=level, age_s=age_s)
+    stored = Entry(5.0, 60.0, 0.5, {"tag": 2}, encode(answers)).packed()
+    return rebuild(unpacked(stored), {"level": level, "age_s": age_s})
 
 
 @given(st.text(), objects, objects, st.none() | objects)
@@ -101,6 +105,40 @@ def test_ids_of_tool_calls_inside_the_content_change_with_them() -> None:
     assert back.message.content[1]["id"] == made["id"]
 
 
+def test_ids_of_calls_by_which_responses_go_on_change_with_them() -> None:
+    """OpenAI's Responses pair a call with its result by `call_id`, and have an id of their own for the item."""
+    calls = [tool_call("lookup", q="1"), tool_call("refund", q="2")]
+    blocks = [
+        {"type": "reasoning", "id": "rs_1", "summary": []},
+        *({"type": "function_call", "id": f"fc_{n}", "call_id": call["id"]} for n, call in enumerate(calls)),
+    ]
+    extra = {"__openai_function_call_ids__": {call["id"]: f"fc_{n}" for n, call in enumerate(calls)}}
+    message = AIMessage(blocks, tool_calls=calls, additional_kwargs=extra)
+    (back,) = (one.message for one in through(ChatGeneration(message=message)))
+    made = [call["id"] for call in back.tool_calls]
+    assert not {*made} & {call["id"] for call in calls}
+    assert [block.get("call_id") for block in back.content] == [None, *made]
+    assert [block["id"] for block in back.content] == ["rs_1", "fc_0", "fc_1"]
+    assert back.additional_kwargs == {"__openai_function_call_ids__": dict(zip(made, ["fc_0", "fc_1"], strict=True))}
+
+
+def test_a_block_without_an_id_gets_none_from_a_call_without_one() -> None:
+    calls = [{"name": "f", "args": {}, "id": None}]
+    (back,) = through(ChatGeneration(message=AIMessage([{"type": "text", "text": "a"}], tool_calls=calls)))
+    assert back.message.content == [{"type": "text", "text": "a"}]
+
+
+@pytest.mark.parametrize("body", [b"+[]", encode([Generation(text="x")])])
+def test_an_entry_without_a_message_is_no_hit_of_a_chat(make, clock, body) -> None:
+    model = ScriptedModel(cache=make(l2=False))
+    asked = model.cache.asked(*request("hi", model=model))
+    entry = Entry(clock(), 60.0, 0.0, model.cache._tags.local(asked.tag_keys), body)
+    model.cache._engine.memory.put(asked.key, entry, 30.0, size=10)
+    assert [model.invoke("hi").text for _ in range(2)] == ["ok", "ok"]
+    assert model.calls == 1
+    assert model.cache.stats()["error:L1"]
+
+
 def test_tool_calls_and_parsed_objects_are_not_stored_twice() -> None:
     extra = {"tool_calls": [{"id": "c1"}], "parsed": object(), "refusal": None}
     (back,) = through(ChatGeneration(message=AIMessage("x", additional_kwargs=extra)))
@@ -113,7 +151,7 @@ def test_an_answer_that_json_cannot_hold_is_refused_at_once() -> None:
         ChatGeneration(message=ChatMessage("x", role="critic")),
     ):
         with pytest.raises(TypeError):
-            encode([broken], created=0.0, generation=0, envelope=ENVELOPE)
+            encode([broken])
 
 
 def test_half_an_emoji_survives() -> None:
@@ -123,41 +161,40 @@ def test_half_an_emoji_survives() -> None:
 # what is not ours
 
 
-def packed(body: object) -> bytes:
-    return ENVELOPE.seal(body if isinstance(body, bytes) else json.dumps(body).encode())
+def packed(body: object, head: object = (2, 1.0, 60.0, 0.5, {"tag": 2})) -> bytes:
+    head, body = (part if isinstance(part, bytes) else json.dumps(part).encode() for part in (head, body))
+    return head + b"\n+" + body
 
 
-GOOD = {"v": 1, "t": 1.0, "g": 0, "a": []}
 STORED = {"content": "x", "tool_calls": [], "usage": None, "meta": {}, "extra": {}, "name": None}
 
 
-def whole(**changes: object) -> dict:
-    return {**GOOD, "a": [{"text": "x", "info": None, "message": {**STORED, **changes}}]}
+def whole(**changes: object) -> list:
+    return [{"text": "x", "info": None, "message": {**STORED, **changes}}]
 
 
 HOSTILE = {
     "nothing": b"",
     "text": b"hello",
     "a pickle": b"\x80\x04\x95\x0b\x00\x00\x00\x00\x00\x00\x00\x8c\x02os\x94.",
-    "an envelope of nothing": packed(b""),
     "no JSON": packed(b"{"),
     "not UTF-8": packed(b"\xff"),
-    "a number": packed(3),
-    "a list": packed([]),
     "null": packed(None),
+    "no answer": packed([]),
     "too deep": packed(b"[" * 100_000),
-    "too deep inside": packed(b'{"v":1,"t":1,"g":0,"a":' + b"[" * 100_000),
-    "another version": packed({**GOOD, "v": 2}),
-    "no version": packed({"t": 1.0, "g": 0, "a": []}),
-    "no time": packed({**GOOD, "t": "now"}),
-    "an endless generation": packed(b'{"v":1,"t":1,"g":1e999,"a":[]}'),
-    "answers that are none": packed({**GOOD, "a": 3}),
-    "an answer that is none": packed({**GOOD, "a": [3]}),
-    "an answer that is text": packed({**GOOD, "a": ["message"]}),
-    "an answer without text": packed({**GOOD, "a": [{"info": None}]}),
-    "information that is none": packed({**GOOD, "a": [{"text": "x", "info": 3}]}),
-    "a message that is none": packed({**GOOD, "a": [{"text": "x", "info": None, "message": 3}]}),
-    "a message without content": packed({**GOOD, "a": [{"text": "x", "info": None, "message": {}}]}),
+    "a head too deep": packed([], b"[" * 100_000),
+    "another version": packed([], (3, 1.0, 60.0, 0.5, {})),
+    "no time": packed([], (2, "now", 60.0, 0.5, {})),
+    "no generations": packed([], (2, 1.0, 60.0, 0.5, [])),
+    "an endless generation": packed([], b'[2,1,1,1,{"tag":1e999}]'),
+    "a head too long": packed([], (2, 1.0, 60.0, 0.5, {}, 1)),
+    "answers that are none": packed(3),
+    "an answer that is none": packed([3]),
+    "an answer that is text": packed(["message"]),
+    "an answer without text": packed([{"info": None}]),
+    "information that is none": packed([{"text": "x", "info": 3}]),
+    "a message that is none": packed([{"text": "x", "info": None, "message": 3}]),
+    "a message without content": packed([{"text": "x", "info": None, "message": {}}]),
     "content of another kind": packed(whole(content=3)),
     "calls of another kind": packed(whole(tool_calls=3)),
     "a call of another kind": packed(whole(tool_calls=[3])),
@@ -174,18 +211,20 @@ HOSTILE = {
 @pytest.mark.parametrize("stored", HOSTILE.values(), ids=HOSTILE)
 def test_what_is_not_a_whole_entry_is_one_typed_error(stored) -> None:
     with pytest.raises(EnvelopeError):
-        rebuild(decode(stored, ENVELOPE), level="L2", age_s=0.0)
+        rebuild(unpacked(stored), {"level": "L2", "age_s": 0.0})
 
 
 nearly = st.fixed_dictionaries({"text": st.text(), "info": st.none() | objects, "message": st.dictionaries(
     st.sampled_from(sorted(STORED)), anything).map(lambda odd: {**STORED, **odd})})  # fmt: skip
 
 
-@given(anything | st.lists(anything | nearly, max_size=2).map(lambda answers: {**GOOD, "a": answers}))
-def test_any_json_is_an_entry_or_one_typed_error(body) -> None:
+@given(anything | st.lists(anything | nearly, max_size=2), anything)
+def test_any_json_is_an_entry_or_one_typed_error(body, head) -> None:
+    with contextlib.suppress(EnvelopeError):
+        unpacked(packed(body, head))
     try:
-        entry = decode(packed(body), ENVELOPE)
-        rebuild(entry, level="L2", age_s=0.0)
+        entry = unpacked(packed(body))
+        rebuild(entry, {"level": "L2", "age_s": 0.0})
     except EnvelopeError:
         return
     assert isinstance(entry, Entry)
@@ -194,16 +233,23 @@ def test_any_json_is_an_entry_or_one_typed_error(body) -> None:
 def test_nothing_stored_is_ever_constructed_by_name() -> None:
     """LangChain's own format would build any class it is told to."""
     forged = {"lc": 1, "type": "constructor", "id": ["langchain_core", "prompts", "PromptTemplate"], "kwargs": {}}
-    (back,) = rebuild(decode(packed(whole(extra={"x": forged}, content=[forged])), ENVELOPE), level="L2", age_s=0.0)
+    (back,) = rebuild(unpacked(packed(whole(extra={"x": forged}, content=[forged]))), {})
     assert back.message.additional_kwargs == {"x": forged}
     assert back.message.content == [forged]
 
 
-@given(st.integers(min_value=0), st.integers(0, 7))
-def test_a_damaged_entry_never_becomes_another_answer(place, bit) -> None:
-    stored = bytearray(
-        encode([ChatGeneration(message=answer("a" * 500))], created=5.0, generation=2, envelope=ENVELOPE)
-    )
-    stored[place % len(stored)] ^= 1 << bit
-    with pytest.raises(EnvelopeError):
-        rebuild(decode(bytes(stored), ENVELOPE), level="L2", age_s=0.0)
+def test_a_forked_child_gives_no_id_that_its_parent_gives() -> None:
+    ours, theirs = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns of forking with threads
+        child = os.fork()
+    if child == 0:
+        os.write(theirs, " ".join(codec._IDS.new() for _ in range(3)).encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    os.close(theirs)
+    with os.fdopen(ours, "rb") as pipe:
+        known = pipe.read().decode().split()
+    known += [codec._IDS.new() for _ in range(3)]
+    assert len({*known}) == 6
+    assert all(str(uuid.UUID(one)) == one for one in known)

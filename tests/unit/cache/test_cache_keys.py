@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from langchain_core.language_models import FakeListLLM
 from langchain_core.messages import (
     AIMessage,
+    AIMessageChunk,
     ChatMessage,
     FunctionMessage,
     HumanMessage,
@@ -22,11 +23,16 @@ from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI
 from pydantic import BaseModel
 
-from langchain_llmops.cache.fingerprint import Uncacheable, fingerprint, scope_of
+from langchain_llmops.cache.fingerprint import Fingerprints, Uncacheable, scope_of
+from langchain_llmops.cache.policy import Policy
 from langchain_llmops.cache.tiered import TieredCache
 from langchain_llmops.core.types import Identity
 from tests.support.cache import request
 from tests.support.models import ScriptedModel
+
+
+def fingerprint(prompt: str, llm_string: str, *, owner: str, namespace: str) -> str:
+    return Fingerprints(namespace=namespace).key(prompt, llm_string, owner).digest
 
 
 def key(messages, *, owner: str = "", namespace: str = "", **call) -> str:
@@ -76,6 +82,11 @@ def messages_of(conversation, decoration) -> list:
 @given(conversations, decorations, decorations)
 def test_equal_requests_share_a_key_whatever_their_ids_usage_and_metadata(conversation, one, other) -> None:
     assert key(messages_of(conversation, one)) == key(messages_of(conversation, other))
+
+
+def test_what_was_streamed_is_the_same_history_as_what_was_not() -> None:
+    piece = AIMessageChunk("a", chunk_position="last", tool_calls=[CALL])
+    assert key([HumanMessage("q"), piece]) == key([HumanMessage("q"), AIMessage("a", tool_calls=[CALL])])
 
 
 @settings(max_examples=200)
@@ -246,8 +257,10 @@ WARM = {
 
 @pytest.mark.parametrize(("call", "text"), WARM.values(), ids=WARM)
 def test_an_answer_meant_to_vary_is_not_cached(call, text) -> None:
+    asked = Fingerprints().key(*request(text, **call), "")
     with pytest.raises(Uncacheable, match="temperature is above 0"):
-        key(text, **call)
+        Policy().check(asked)
+    Policy(warm=True).check(asked)
 
 
 def test_a_cold_model_is_cached() -> None:
@@ -326,8 +339,8 @@ def test_keys_are_the_same_in_every_process() -> None:
     """Nothing in them depends on hash seeds or addresses: processes share the second level."""
     asked = request([HumanMessage("hi"), AIMessage("", tool_calls=[CALL])], bound=BOUND["two tools"])
     code = (
-        "import sys\nfrom langchain_llmops.cache.fingerprint import fingerprint\n"
-        f"print(fingerprint(*{asked!r}, owner='o', namespace='n'))"
+        "from langchain_llmops.cache.fingerprint import Fingerprints\n"
+        f"print(Fingerprints(namespace='n').key(*{asked!r}, 'o').digest)"
     )
     keys = {
         subprocess.run(

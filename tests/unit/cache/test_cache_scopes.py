@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import contextvars
 
 import pytest
+from langchain_core.language_models import FakeListLLM
 
 from langchain_llmops.cache.tiered import TieredCache
-from langchain_llmops.core.context import CURRENT_METADATA
+from langchain_llmops.core.context import acting_for
 from langchain_llmops.core.errors import ConfigurationError
 from langchain_llmops.core.types import Identity
 from langchain_llmops.telemetry.handler import OpsCallbackHandler
 from tests.support.cache import KEPT
-from tests.support.models import ScriptedModel
+from tests.support.models import Hang, ScriptedModel
 
 
 def ask(model, **metadata):
@@ -90,18 +90,81 @@ def test_a_look_tells_who_asked(cache, looks) -> None:
     assert looks[0].identity == Identity(user="ada")
 
 
-def test_identity_is_read_from_the_context_of_the_call(make) -> None:
+def test_who_asks_without_a_run_is_whom_the_block_around_names(make) -> None:
     cache = make(scope="user")
-
-    def as_user(name: str, call, *args):
-        context = contextvars.copy_context()
-        context.run(CURRENT_METADATA.set, {"user_id": name})
-        return context.run(call, *args)
-
-    as_user("ada", cache.update, "p", "m", KEPT)
-    assert as_user("ada", cache.lookup, "p", "m") is not None
-    assert as_user("eve", cache.lookup, "p", "m") is None
+    with acting_for(Identity(user="ada")):
+        cache.update("p", "m", KEPT)
+        assert cache.lookup("p", "m") is not None
+    with acting_for(Identity(user="eve")):
+        assert cache.lookup("p", "m") is None
     assert cache.lookup("p", "m") is None
+
+
+def test_a_run_is_known_without_a_handler(make) -> None:
+    model = ScriptedModel(cache=make(scope="user"))
+    for user in ("ada", "eve", "ada", "eve"):
+        model.invoke("hi", {"metadata": {"user_id": user}})
+    assert model.calls == 2
+
+
+async def test_a_cancelled_call_leaves_its_identity_to_nobody(make) -> None:
+    cache = make(scope="user")
+    hang = Hang()
+    model = ScriptedModel(hang, "ok", cache=cache)
+    with pytest.raises(asyncio.CancelledError):
+        await cancelled_within(model, hang)
+    await model.ainvoke("hi")
+    assert cache.stats()["bypass"] == 1
+    assert cache.stats()["l1_entries"] == 0
+
+
+async def cancelled_within(model, hang) -> None:
+    """Cancels a call of ada's, and goes on in the same task."""
+    task = asyncio.current_task()
+    asyncio.get_running_loop().call_later(0, lambda: asyncio.ensure_future(cancel_when(hang, task)))
+    await model.ainvoke("hi", {"metadata": {"user_id": "ada"}, "callbacks": [OpsCallbackHandler()]})
+
+
+async def cancel_when(hang, task) -> None:
+    await hang.reached.wait()
+    task.cancel()
+
+
+@pytest.mark.parametrize("scope", ["shared", "user", "session"])
+@pytest.mark.parametrize("named", [{"thread_id": "1"}, {"session_id": "1"}, {"user_id": "bob", "session_id": "1"}])
+def test_the_tenant_of_a_block_holds_whatever_else_its_runs_name(make, scope, named) -> None:
+    model = ScriptedModel(cache=make(scope=scope))
+    for tenant in ("acme", "globex"):
+        with acting_for(Identity(tenant=tenant, user="ada")):
+            model.invoke("hi", {"metadata": named})
+    assert model.calls == 2
+
+
+@pytest.mark.parametrize("scope", ["user", "session"])
+def test_what_is_a_users_own_is_forgotten_with_them(make, scope) -> None:
+    cache, other = make(scope=scope), make(scope=scope)
+    model = ScriptedModel(cache=cache)
+    for user in ("ada", "eve"):
+        model.invoke("hi", {"metadata": {"user_id": user, "session_id": "1"}})
+    other.forget_user("ada")
+    for user in ("ada", "eve"):
+        model.model_copy(update={"cache": other}).invoke("hi", {"metadata": {"user_id": user, "session_id": "1"}})
+    assert model.calls == 3
+
+
+def test_a_text_model_shares_with_nobody_but_its_caller(make) -> None:
+    cache = make(scope="user")
+    model = FakeListLLM(responses=["one", "two", "three"], cache=cache)
+    said = [model.invoke("hi", {"metadata": {"user_id": user}}) for user in ("ada", "eve", "ada", "eve")]
+    assert said == ["one", "two", "one", "two"]
+    both = model.generate(
+        ["hi", "hi"],
+        metadata=[{"user_id": "ada"}, {"user_id": "eve"}],
+        callbacks=[[], []],
+        tags=[[], []],
+        run_name=["a", "b"],
+    )
+    assert {generation.text for (generation,) in both.generations} == {"three", "one"}
 
 
 def test_a_scope_that_is_none_is_refused() -> None:
