@@ -54,6 +54,7 @@ def main() -> None:
 
 
 def _run() -> None:
+    from langchain_llmops.cli.cache import cache
     from langchain_llmops.cli.cost import cost
     from langchain_llmops.cli.demo import demo
     from langchain_llmops.cli.prices import prices
@@ -67,6 +68,7 @@ def _run() -> None:
     commands = (demo, cost, latency, errors, trace, logs, replay, traces, prices, simulate, record, settings)
     for command in commands:
         app.command()(command)
+    app.add_typer(cache, name="cache")
     try:
         code = app(standalone_mode=False)
     except (LLMOpsError, SimulatorError) as error:

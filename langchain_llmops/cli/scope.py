@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from langchain_llmops.cli.tables import Form
     from langchain_llmops.stores.base import Sql, Store
 
-__all__ = ["Scope", "duration_s", "open_ledger", "parse_moment", "plain", "scoped", "settings_for"]
+__all__ = ["Scope", "duration_s", "on_redis", "open_ledger", "parse_moment", "plain", "scoped", "settings_for"]
 
 T = TypeVar("T")
 
@@ -104,16 +104,25 @@ def scoped(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def settings_for(state: Path | None, postgres: str | None, **more: Any) -> Settings:
-    """The environment's settings; a folder that is named goes before a database that the environment names."""
+    """The environment's settings; a folder that is named goes before the databases that the environment names."""
     options: dict[str, Any] = more | {"log_calls": "off"}
     if state is not None:
         plain(str(state), "--state")
-        options |= {"state_dir": state, "postgres_url": None}
+        options = {"redis_url": None} | options | {"state_dir": state, "postgres_url": None}
     if postgres == "":
         raise ConfigurationError("--postgres takes postgresql://host/db, and is empty")
     if postgres is not None:
         options["postgres_url"] = plain(postgres, "--postgres")
     return Settings(**options)
+
+
+def on_redis(settings: Settings, redis: str | None) -> Settings:
+    """The same with another Redis, if one is named."""
+    if redis is None:
+        return settings
+    if not redis:
+        raise ConfigurationError("--redis takes redis://host:6379/0, and is empty")
+    return Settings(**(settings.model_dump(exclude_unset=True) | {"redis_url": plain(redis, "--redis")}))
 
 
 def open_ledger(settings: Settings) -> Store:

@@ -8,11 +8,12 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from langchain_llmops.ledger.baseline import Asked, OtherModel, superseded
+from langchain_llmops.ledger.cached import CacheUse, cache_use
 from langchain_llmops.ledger.calls import conversations
 from langchain_llmops.ledger.filters import ANSWERED, CONVERSATION, COST, PAID, SPOKEN, Filter
 from langchain_llmops.ledger.latency import latencies
 from langchain_llmops.ledger.report import counted
-from langchain_llmops.ledger.schema import from_pico, usage_from_text
+from langchain_llmops.ledger.schema import from_pico
 from langchain_llmops.ledger.spend import Spend, total_spend
 
 if TYPE_CHECKING:
@@ -53,8 +54,9 @@ class Figures:
         """Every figure under the keys of the report."""
         spend = await total_spend(self._sql, self._chosen)
         figures = await self._counts()
-        figures |= await self._money(spend)
-        figures["cache"] = await self._cache(spend)
+        use, _ = await cache_use(self._sql, self._chosen)
+        figures |= await self._money(spend, use)
+        figures["cache"] = _cache(use)
         figures["routes"] = await self._routes()
         figures["latency"] = await self._latency()
         figures["errors"] = await self._errors()
@@ -84,13 +86,13 @@ class Figures:
         rows = await self._sql.fetch(f"SELECT COUNT(*) FROM ({distinct}) found", parameters)
         return int(rows[0][0])
 
-    async def _money(self, spend: Spend) -> dict[str, Any]:
+    async def _money(self, spend: Spend, use: CacheUse) -> dict[str, Any]:
         baseline = await self._baseline(spend)
         tokens = {
             "input": spend.input_tokens,
             "output": spend.output_tokens,
             "cache_read": spend.cache_read_tokens,
-            "saved_by_cache": await self._saved_tokens(),
+            "saved_by_cache": use.saved_tokens,
         }
         return {
             "tokens": tokens | {"total": spend.input_tokens + spend.output_tokens},
@@ -127,26 +129,6 @@ class Figures:
             )
             return f"{calls} on neither side of the saving"
         return None
-
-    async def _saved_tokens(self) -> int:
-        rows = await self._fetch(
-            "saved_usage, COUNT(*)", PAID, ANSWERED, "cache_level IS NOT NULL", rest="GROUP BY saved_usage"
-        )
-        saved = ((usage_from_text(text), int(count)) for text, count in rows)
-        return sum(usage.total_tokens * count for usage, count in saved if usage is not None)
-
-    async def _cache(self, spend: Spend) -> dict[str, Any]:
-        rows = await self._fetch(
-            "cache_level, COUNT(*)", PAID, ANSWERED, "cache_level IS NOT NULL", rest="GROUP BY 1 ORDER BY 1"
-        )
-        answered = spend.calls - spend.failed_calls
-        return {
-            "hits": spend.cache_hits,
-            "misses": answered - spend.cache_hits,
-            "hit_rate": spend.cache_hits / answered if answered else 0.0,
-            "by_level": {level: int(count) for level, count in rows},
-            "saved_usd": float(spend.saved_usd),
-        }
 
     async def _routes(self) -> dict[str, dict[str, Any]]:
         routes: dict[str, dict[str, Any]] = {}
@@ -214,6 +196,17 @@ class Figures:
         return [
             {"session": one.session, "cost_usd": float(one.cost_usd), "model_calls": one.model_calls} for one in found
         ]
+
+
+def _cache(use: CacheUse) -> dict[str, Any]:
+    return {
+        "hits": use.hits.total(),
+        "misses": use.misses,
+        "hit_rate": use.hit_rate or 0.0,
+        "by_level": dict(sorted(use.hits.items())),
+        "saved_usd": float(use.saved_usd),
+        "saved_usd_by_level": {level: float(usd) for level, usd in sorted(use.saved_usd_by_level.items())},
+    }
 
 
 def _nothing_priced(spend: Spend) -> bool:

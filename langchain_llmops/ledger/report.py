@@ -161,13 +161,35 @@ def _cache(f: Mapping[str, Any]) -> _Section:
     cache = f["cache"]
     if not (cache["hits"] or cache.get("in_use")):
         return _Section("Cache", ("", ""), [])
-    rows = [(f"hits in {level}", f"{count:,}") for level, count in cache["by_level"].items()]
+    process, saved = cache.get("process") or {}, cache.get("saved_usd_by_level") or {}
+    told = {level: f" (saved {_usd(usd)})" for level, usd in saved.items()}
+    levels = sorted({*_levels(process), *cache["by_level"]})
+    rows = [(f"hits in {level}", f"{cache['by_level'].get(level, 0):,}{told.get(level, '')}") for level in levels]
     rows += [
         ("misses", f"{cache['misses']:,}"),
         ("hit rate", f"{100 * cache['hit_rate']:.1f} %"),
         ("saved by hits", _usd(cache["saved_usd"])),
+        *_in_process(process),
     ]
     return _Section("Cache", ("", ""), rows)
+
+
+def _levels(process: Mapping[str, int]) -> list[str]:
+    """Those of the cache that is in use, with and without hits."""
+    below = [name.partition(":")[2] for name in process if name.startswith("written_bytes:")]
+    return ["L1", *below] if process else []
+
+
+def _in_process(process: Mapping[str, int]) -> list[tuple[str, str]]:
+    """What no record tells: the counts of this process, since it began."""
+    counts = {
+        "hits that waited for another's call": process.get("coalesced", 0),
+        "hits past their time": process.get("stale", 0),
+    }
+    rows = [(name, f"{count:,}") for name, count in counts.items() if count]
+    lost = sum(count for name, count in process.items() if name.startswith("invalidated:"))
+    found = lost + sum(count for name, count in process.items() if name.startswith("hit:"))
+    return rows + ([("invalidated, of answers found", f"{lost:,} ({100 * lost / found:.1f} %)")] if lost else [])
 
 
 def _latency(f: Mapping[str, Any]) -> _Section:

@@ -13,10 +13,10 @@ from uuid import NAMESPACE_URL, UUID, uuid5
 
 from langchain_llmops.core.pricing import PriceBook
 from langchain_llmops.core.types import Unpriced
+from langchain_llmops.core.usage import usage_of
 from langchain_llmops.ledger.schema import from_pico, to_pico
 from langchain_llmops.recorder.schema import COLUMNS, LARGE
 from langchain_llmops.recorder.wire import RefusedRequestError
-from langchain_llmops.telemetry.usage import usage_of
 
 __all__ = [
     "RunRow",

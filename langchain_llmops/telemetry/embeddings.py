@@ -14,14 +14,14 @@ from langchain_core.embeddings import Embeddings
 from langchain_core.runnables.config import ensure_config
 
 from langchain_llmops.core.classify import classify
-from langchain_llmops.core.context import current_identity, identity_from, text_from
+from langchain_llmops.core.context import current_identity, text_from
 from langchain_llmops.core.errors import ConfigurationError
 from langchain_llmops.core.events import CallFinished
 from langchain_llmops.core.pricing import PriceBook
 from langchain_llmops.core.redaction import redact
 from langchain_llmops.core.tokens import TokenCounter, default_token_counter
-from langchain_llmops.core.types import CallRecord, Identity, Unpriced, Usage
-from langchain_llmops.telemetry.usage import LONGEST_COUNTED, count_bounded
+from langchain_llmops.core.types import CallRecord, Identity, Money, Unpriced, Usage
+from langchain_llmops.core.usage import LONGEST_COUNTED, count_bounded
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -101,6 +101,15 @@ class ObservedEmbeddings(Embeddings):
         """The same, awaited."""
         with self._call([text]):
             return await self._embeddings.aembed_query(text)
+
+    def answered_from(self, texts: Sequence[str], level: str, took_s: float) -> None:
+        """One more record, of texts that a cache answered: free, with what asking had cost (as counted here)."""
+        usage = Usage(self._estimated(texts))
+        price = self._prices.price(self._model, usage, provider=self._provider)
+        saved_usd = None if isinstance(price, Unpriced) else price.total_usd
+        record = self._record(self._timer() - took_s, self._clock() - took_s)
+        free = replace(record, money=Money(), estimated=True, cache_level=level, saved=usage, saved_usd=saved_usd)
+        self._publish(free)
 
     @contextmanager
     def _call(self, texts: Sequence[str]) -> Iterator[None]:
@@ -227,5 +236,4 @@ def _model_of(embeddings: Embeddings) -> str:
 
 
 def _asking(config: RunnableConfig) -> Identity:
-    found = identity_from(config["metadata"])
-    return found if found != Identity() else current_identity() or found
+    return current_identity(config["metadata"]) or Identity()

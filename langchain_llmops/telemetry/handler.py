@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.messages import HumanMessage
 
-from langchain_llmops.core.context import CURRENT_METADATA, CURRENT_RUN, text_from
+from langchain_llmops.core.context import text_from
 from langchain_llmops.core.delegate import DELEGATE_PROVIDER
 from langchain_llmops.core.events import Bus, CallFinished
 from langchain_llmops.core.pricing import PriceBook
@@ -47,6 +47,7 @@ class OpsCallbackHandler(BaseCallbackHandler):
         clock: Unix seconds. `timer`: monotonic seconds.
     """
 
+    hears_prefetches = True  # requests that the cache asks ahead are paid, too
     # plain attributes: LangChain asks for them at every event and every token
     run_inline = True
     ignore_llm = ignore_chain = ignore_agent = ignore_retriever = False
@@ -106,7 +107,6 @@ class OpsCallbackHandler(BaseCallbackHandler):
         if run.metadata.get("ls_provider") == DELEGATE_PROVIDER:
             run.kind = None
         run.messages = messages[0] if messages else ()
-        _tell_cache(run, run_id)
 
     def on_llm_start(
         self, serialized: dict[str, Any] | None, prompts: list[str], *, run_id: UUID, **kwargs: Any
@@ -114,7 +114,6 @@ class OpsCallbackHandler(BaseCallbackHandler):
         """A text model is asked."""
         run = self._start("model", _model_name(serialized, kwargs), run_id, kwargs)
         run.messages = [HumanMessage(text) for text in prompts[:1]]
-        _tell_cache(run, run_id)
 
     def on_tool_start(self, serialized: dict[str, Any] | None, input_str: str, *, run_id: UUID, **kwargs: Any) -> None:
         """A tool is called."""
@@ -159,8 +158,6 @@ class OpsCallbackHandler(BaseCallbackHandler):
 
     def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:
         """A model answered."""
-        CURRENT_METADATA.set(None)
-        CURRENT_RUN.set(None)
         run = self._runs.close(run_id)
         if run is not None and run.kind is not None:
             record = self._made(run, self._make.answered, response)
@@ -172,8 +169,6 @@ class OpsCallbackHandler(BaseCallbackHandler):
         self, error: BaseException, *, run_id: UUID, response: LLMResult | None = None, **kwargs: Any
     ) -> None:
         """A model call failed or was cancelled."""
-        CURRENT_METADATA.set(None)
-        CURRENT_RUN.set(None)
         self._fail(run_id, error, response)
 
     def on_tool_end(self, output: Any, *, run_id: UUID, **kwargs: Any) -> None:
@@ -254,11 +249,6 @@ class OpsCallbackHandler(BaseCallbackHandler):
 
     def _publish(self, record: CallRecord) -> None:
         self.bus.publish(CallFinished(record))
-
-
-def _tell_cache(run: OpenRun, run_id: UUID) -> None:
-    CURRENT_METADATA.set(run.metadata)
-    CURRENT_RUN.set(run_id if run.more.get("batch_size", 1) == 1 else None)
 
 
 def _model_name(serialized: Mapping[str, Any] | None, kwargs: Mapping[str, Any]) -> str:

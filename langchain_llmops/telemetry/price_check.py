@@ -14,7 +14,7 @@ from langchain_core.outputs import ChatGeneration, Generation, LLMResult
 
 from langchain_llmops.core.pricing import PriceBook
 from langchain_llmops.core.types import Money, Unpriced, Usage
-from langchain_llmops.telemetry.usage import Reading, read_usage, usage_of
+from langchain_llmops.core.usage import Reading, read_usage, usage_of
 
 __all__ = ["PriceCase", "price_cases"]
 

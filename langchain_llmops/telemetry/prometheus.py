@@ -9,7 +9,7 @@ import weakref
 from collections import defaultdict, deque
 from collections.abc import Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, values
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -132,7 +132,8 @@ class PrometheusReader:
         """Add a series that `read` knows, a gauge unless `counter`; `label` names the keys of the mapping it returns.
 
         `read` must be cheap and must not raise: it is asked at every scrape (in multi-process mode, where a scrape
-        reaches only one worker, the others' is of their last event or end, at most a second before it).
+        reaches only one worker, the others' is of their last event or end, at most a second before it; the workers'
+        are summed there, but of one whose name ends in `_share`, the highest counts).
         """
         labels = (label,) if label is not None else ()
         if _multiprocess():
@@ -368,9 +369,8 @@ class _Mirror:
         counter: bool,
         registry: CollectorRegistry,
     ) -> None:
-        self._gauge = (
-            None if counter else Gauge(name, documentation, labels, registry=registry, multiprocess_mode="livesum")
-        )
+        mode: Literal["livemax", "livesum"] = "livemax" if name.endswith("_share") else "livesum"
+        self._gauge = None if counter else Gauge(name, documentation, labels, registry=registry, multiprocess_mode=mode)
         self._counter = Counter(name, documentation, labels, registry=registry) if counter else None
         self._read = read
         self._counted: dict[tuple[str, ...], float] = {}

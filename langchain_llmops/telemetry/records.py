@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final
 
 from langchain_core.messages import convert_to_openai_messages
@@ -12,8 +13,8 @@ from langchain_core.messages import convert_to_openai_messages
 from langchain_llmops.core.classify import classify
 from langchain_llmops.core.context import ARM, ATTEMPT, EXPERIMENT, ROUTE, RUNG, identity_from, text_from
 from langchain_llmops.core.types import CallRecord, ErrorKind, Money, Unpriced, Usage
+from langchain_llmops.core.usage import answer_of, count_bounded, estimate_prompt, read_usage, text_of, usage_of
 from langchain_llmops.telemetry.masking import masked
-from langchain_llmops.telemetry.usage import answer_of, count_bounded, estimate_prompt, read_usage, text_of, usage_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -34,6 +35,7 @@ NO_FAILURE: Final = "GraphBubbleUp"
 LONGEST_TEXT: Final = 256 * 1024
 NOTHING: Final = Usage()
 FREE: Final = Money()
+MOST_USD: Final = 1e6  # of one call
 TOLD: Final = (("route", ROUTE), ("experiment", EXPERIMENT), ("arm", ARM))
 COUNTED: Final = (("rung", RUNG), ("attempt", ATTEMPT))
 
@@ -105,6 +107,7 @@ class RecordMaker:
         hit = message.response_metadata.get("llmops_cache") if message is not None else None
         if isinstance(hit, dict):
             self._save(fields, usage_of(hit.get("saved")), hit.get("level"), said.service_tier)
+            fields["saved_usd"] = _dollars(hit.get("saved_usd"), fields["saved_usd"])
         elif said.other_cache:
             saved = said.usage or self._guessed(run, text_of(response))
             self._save(fields, saved, "other", said.service_tier)
@@ -172,11 +175,10 @@ class RecordMaker:
             fields["money"] = price
 
     def _save(self, fields: dict[str, Any], saved: Usage | None, level: str | None, tier: str | None) -> None:
-        saved = saved or NOTHING
-        price = self._prices.price(fields["model"], saved, provider=fields["provider"], tier=tier)
+        price = self._prices.price(fields["model"], saved or NOTHING, provider=fields["provider"], tier=tier)
         fields["cache_level"] = level
-        fields["saved"] = saved
-        fields["saved_usd"] = price.total_usd if isinstance(price, Money) else None
+        fields["saved"] = saved or NOTHING
+        fields["saved_usd"] = price.total_usd if isinstance(price, Money) and saved is not None else None
         fields["money"] = FREE
 
     def _estimate(self, fields: dict[str, Any], run: OpenRun, answer: str) -> None:
@@ -217,6 +219,11 @@ def _has_long_text(value: Any) -> bool:
         return len(value) > LONGEST_TEXT
     within = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
     return any(map(_has_long_text, within))
+
+
+def _dollars(told: Any, ours: Decimal | None) -> Decimal | None:
+    """What the cache tells; ours is another where the price of the day or what the message still says is another."""
+    return Decimal(repr(told)) if type(told) in (int, float) and 0 <= told < MOST_USD else ours
 
 
 def _once(text: str | None, *, joined: bool) -> str | None:

@@ -61,6 +61,8 @@ class OpsTracer(LangChainTracer):
         mask: applied to names, tags and parameters, which LangSmith's own anonymizer leaves out.
     """
 
+    hears_prefetches = True
+
     def __init__(
         self,
         *args: Any,

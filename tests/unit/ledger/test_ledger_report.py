@@ -26,7 +26,14 @@ FIGURES = {
     "saved_pct": 39.77756,
     "unpriced_calls": 0,
     "estimated_calls": 0,
-    "cache": {"hits": 40, "misses": 60, "hit_rate": 0.4, "by_level": {"L1": 30, "L2": 10}, "saved_usd": 0.25},
+    "cache": {
+        "hits": 40,
+        "misses": 60,
+        "hit_rate": 0.4,
+        "by_level": {"L1": 30, "L2": 10},
+        "saved_usd": 0.25,
+        "saved_usd_by_level": {"L1": 0.2, "L2": 0.05},
+    },
     "routes": {
         "simple": {
             "calls": 90,
@@ -202,8 +209,8 @@ TOLD = {
     "saved": ["$8.1544 (39.8 %)"],
     "simple": ["gpt-4o-mini, gpt-4o", "90", "40", "50", "$0.500000"],
     "complex": ["gpt-4o", "10", "0", "10", "$11.8456"],
-    "hits in L1": ["30"],
-    "hits in L2": ["10"],
+    "hits in L1": ["30 (saved $0.200000)"],
+    "hits in L2": ["10 (saved $0.050000)"],
     "misses": ["60"],
     "hit rate": ["40.0 %"],
     "saved by hits": ["$0.250000"],
@@ -218,6 +225,17 @@ def test_every_figure_is_told_in_html_and_in_text(name) -> None:
     assert rows(report())[name] == TOLD[name]
     lines = [line for line in str(report()).splitlines() if line.strip().startswith(name)]
     assert any(all(cell in line for cell in TOLD[name]) for line in lines), lines
+
+
+def test_levels_in_use_are_told_without_a_hit_too_and_what_only_the_process_knows_when_it_happened() -> None:
+    hits = FIGURES["cache"] | {"by_level": {"L1": 30}, "saved_usd_by_level": {"L1": 0.2}}
+    quiet = rows(report(cache=hits | {"process": {"hit:L1": 30, "written_bytes:L2": 9}}))
+    assert (quiet["hits in L2"], len(quiet)) == (["0"], len(rows(report())))
+    counts = {"hit:L1": 30, "invalidated:L1": 1, "invalidated:L2": 9, "coalesced": 2, "stale": 3, "written_bytes:L2": 9}
+    busy = rows(report(cache=hits | {"process": counts}))
+    assert busy["invalidated, of answers found"] == ["10 (25.0 %)"]
+    assert busy["hits that waited for another's call"] == ["2"]
+    assert busy["hits past their time"] == ["3"]
 
 
 def test_what_happened_seldom_is_told_when_it_happened() -> None:

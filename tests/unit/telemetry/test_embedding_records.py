@@ -12,14 +12,14 @@ from langchain_core.runnables import RunnableLambda
 from langchain_openai import OpenAIEmbeddings
 from langgraph.graph import END, START, StateGraph
 
-from langchain_llmops.core.context import CURRENT_METADATA
+from langchain_llmops.core.context import acting_for
 from langchain_llmops.core.errors import ConfigurationError
 from langchain_llmops.core.tokens import HeuristicTokenCounter
 from langchain_llmops.core.types import ErrorKind, Identity
+from langchain_llmops.core.usage import LONGEST_COUNTED
 from langchain_llmops.simulator import running
 from langchain_llmops.simulator.faults import FaultPlan
 from langchain_llmops.telemetry.embeddings import ObservedEmbeddings
-from langchain_llmops.telemetry.usage import LONGEST_COUNTED
 from tests.unit.telemetry.conftest import WHO
 
 TEXTS = ["where is my order", "the order is late", "thank you"]
@@ -234,10 +234,9 @@ async def test_inside_a_graph_the_record_names_its_node(bus, told, config) -> No
     assert (record.identity.user, record.node) == ("u1", "search")
 
 
-def test_outside_of_chains_the_identity_is_the_one_given_or_the_one_that_asks_a_model(bus, told, config) -> None:
+def test_outside_of_chains_the_identity_is_the_one_given_or_that_of_the_block(bus, told) -> None:
     ObservedEmbeddings(Words(), bus, identity=WHO).embed_query("x")
-    token = CURRENT_METADATA.set(config["metadata"])
-    ObservedEmbeddings(Words(), bus).embed_query("x")
-    CURRENT_METADATA.reset(token)
+    with acting_for(WHO):
+        ObservedEmbeddings(Words(), bus).embed_query("x")
     ObservedEmbeddings(Words(), bus).embed_query("x")
     assert [record.identity for record in told] == [WHO, WHO, Identity()]

@@ -14,7 +14,7 @@ from langchain_core.language_models import FakeListLLM, GenericFakeChatModel
 from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.runnables import RunnableLambda
 
-from langchain_llmops.core.context import ARM, ATTEMPT, EXPERIMENT, ROUTE, RUNG, current_identity
+from langchain_llmops.core.context import ARM, ATTEMPT, EXPERIMENT, ROUTE, RUNG
 from langchain_llmops.core.events import Bus
 from langchain_llmops.core.types import ErrorKind, Identity, Money, Usage
 from langchain_llmops.telemetry.handler import OpsCallbackHandler
@@ -243,34 +243,6 @@ def test_runs_that_name_no_tenant_are_the_handlers(bus, told) -> None:
     for metadata in ({}, {"user_id": "u1"}, {"tenant_id": "other"}):
         ScriptedModel().invoke("hi", {"callbacks": [handler], "metadata": metadata})
     assert [record.identity.tenant for record in told] == ["acme", "acme", "other"]
-
-
-# the identity a cache may ask for
-
-
-def test_while_a_model_is_asked_its_identity_is_known_and_afterwards_not(config) -> None:
-    seen = []
-    ScriptedModel(lambda _: seen.append(current_identity()) or "ok").invoke("hi", config)
-    assert seen == [WHO]
-    assert current_identity() is None
-
-
-async def test_while_a_model_is_asked_in_a_task_its_identity_is_known(config) -> None:
-    seen = []
-    await ScriptedModel(lambda _: seen.append(current_identity()) or "ok").ainvoke("hi", config)
-    assert seen == [WHO]
-
-
-def test_a_run_that_names_nobody_is_known_to_name_nobody(handler) -> None:
-    seen = []
-    ScriptedModel(lambda _: seen.append(current_identity()) or "ok").invoke("hi", {"callbacks": [handler]})
-    assert seen == [Identity()]
-
-
-def test_after_a_failure_the_identity_is_forgotten(config) -> None:
-    with pytest.raises(ModelRateLimitError):
-        ScriptedModel(ModelRateLimitError()).invoke("hi", config)
-    assert current_identity() is None
 
 
 def test_a_failing_reader_never_reaches_the_caller(config, bus) -> None:

@@ -15,7 +15,7 @@ from langchain_openai import ChatOpenAI, OpenAI
 
 from langchain_llmops.core.tokens import HeuristicTokenCounter
 from langchain_llmops.core.types import Usage
-from langchain_llmops.telemetry.usage import MAX_TOKENS, answer_of, estimate_prompt, read_usage, usage_of
+from langchain_llmops.core.usage import MAX_TOKENS, answer_of, estimate_prompt, read_usage, usage_of
 from tests.support.models import ScriptedModel, answer, tool_call
 
 
