@@ -6,6 +6,11 @@ from langchain_llmops._face import load as __getattr__
 from langchain_llmops._version import __version__
 
 if TYPE_CHECKING:
+    from langchain_llmops.cache.ahead import Prefetching
+    from langchain_llmops.cache.embeddings import CachedEmbeddings
+    from langchain_llmops.cache.model import cached
+    from langchain_llmops.cache.policy import Policy, Ttl
+    from langchain_llmops.cache.retriever import CachedRetriever
     from langchain_llmops.cache.tiered import TieredCache
     from langchain_llmops.checkpoint.saver import TieredCheckpointSaver
     from langchain_llmops.core.classify import classify
@@ -17,6 +22,7 @@ if TYPE_CHECKING:
     from langchain_llmops.core.types import CallRecord, Identity, Usage
     from langchain_llmops.ledger.report import Report
     from langchain_llmops.ledger.writer import Ledger
+    from langchain_llmops.middleware.caching import CacheMiddleware
     from langchain_llmops.middleware.routing import RouterMiddleware
     from langchain_llmops.resilience.fallback import FallbackChain
     from langchain_llmops.resilience.retry import RetryPolicy
@@ -30,6 +36,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Bus",
+    "CacheMiddleware",
+    "CachedEmbeddings",
+    "CachedRetriever",
     "CallRecord",
     "ConfigurationError",
     "Decision",
@@ -43,6 +52,8 @@ __all__ = [
     "ModelRouter",
     "OpsCallbackHandler",
     "OpsTracer",
+    "Policy",
+    "Prefetching",
     "PriceBook",
     "PrometheusReader",
     "Report",
@@ -53,8 +64,10 @@ __all__ = [
     "StoreError",
     "TieredCache",
     "TieredCheckpointSaver",
+    "Ttl",
     "Usage",
     "__version__",
+    "cached",
     "classify",
     "open_store",
 ]

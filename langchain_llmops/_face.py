@@ -9,6 +9,9 @@ __all__ = ["EXPORTS", "load"]
 
 EXPORTS: Final = {
     "Bus": "core.events",
+    "CacheMiddleware": "middleware.caching",
+    "CachedEmbeddings": "cache.embeddings",
+    "CachedRetriever": "cache.retriever",
     "CallRecord": "core.types",
     "ConfigurationError": "core.errors",
     "Decision": "router.model",
@@ -22,6 +25,8 @@ EXPORTS: Final = {
     "ModelRouter": "router.model",
     "OpsCallbackHandler": "telemetry.handler",
     "OpsTracer": "telemetry.tracer",
+    "Policy": "cache.policy",
+    "Prefetching": "cache.ahead",
     "PriceBook": "core.pricing",
     "PrometheusReader": "telemetry.prometheus",
     "Report": "ledger.report",
@@ -32,7 +37,9 @@ EXPORTS: Final = {
     "StoreError": "core.errors",
     "TieredCache": "cache.tiered",
     "TieredCheckpointSaver": "checkpoint.saver",
+    "Ttl": "cache.policy",
     "Usage": "core.types",
+    "cached": "cache.model",
     "classify": "core.classify",
     "open_store": "stores.base",
 }

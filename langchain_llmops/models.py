@@ -15,7 +15,7 @@ from langchain_llmops.core.errors import ConfigurationError
 from langchain_llmops.core.redaction import redact
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from langchain_core.caches import BaseCache
     from langchain_core.callbacks import BaseCallbackHandler
@@ -69,6 +69,7 @@ class ModelFactory:
         timeout_s: of one attempt.
         cache: the LLM cache of built models; False for none.
         callbacks: of every managed model, so that a call without a config is recorded too (and once with one).
+        through: makes of a model with that cache one that uses it for streams and output classes too.
     """
 
     def __init__(
@@ -78,11 +79,13 @@ class ModelFactory:
         timeout_s: float,
         cache: BaseCache | bool,
         callbacks: Sequence[BaseCallbackHandler] = (),
+        through: Callable[[BaseChatModel], BaseChatModel] | None = None,
     ) -> None:
         self._callbacks = list(callbacks)
         self._pool = pool
         self._timeout_s = timeout_s
         self._cache = cache
+        self._through = through
 
     def model(self, model: str | BaseChatModel, **options: Any) -> BaseChatModel:
         """A managed model from `provider:name`, or from an instance, which is rebuilt and not changed."""
@@ -100,7 +103,10 @@ class ModelFactory:
         except Exception as error:  # whatever a provider's constructor raises (no key, no package) is configuration
             reason = redact(" ".join(str(error).split())) or type(error).__name__
             raise ConfigurationError(f"model {model!r}: {reason}") from error
-        return built
+        return self._caching(built)
+
+    def _caching(self, model: BaseChatModel) -> BaseChatModel:
+        return self._through(model) if self._through is not None and model.cache is self._cache else model
 
     def _take_over(self, model: BaseChatModel) -> BaseChatModel:
         if isinstance(model, DelegatingChatModel):
@@ -111,6 +117,7 @@ class ModelFactory:
         if self._callbacks and not isinstance(fields.get("callbacks"), BaseCallbackManager):
             fields["callbacks"] = [*(fields.get("callbacks") or []), *self._callbacks]
         if getattr(model, "max_retries", 0) == 0:
-            return model.model_copy(update={name: fields[name] for name in ("cache", "callbacks") if name in fields})
+            update: dict[str, Any] = {name: fields[name] for name in ("cache", "callbacks") if name in fields}
+            return self._caching(model.model_copy(update=update))
         rebuilt: BaseChatModel = type(model)(**{**fields, "max_retries": 0})
-        return rebuilt
+        return self._caching(rebuilt)

@@ -7,6 +7,7 @@ import re
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
+from langchain_llmops.cache.figures import watch_cache
 from langchain_llmops.ledger.filters import Filter
 from langchain_llmops.ledger.tree import records_of
 from langchain_llmops.parts import build_ledger
@@ -16,7 +17,7 @@ from langchain_llmops.telemetry.scoreboard import Scoreboard
 from langchain_llmops.tracing import Tracing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from prometheus_client import CollectorRegistry
 
@@ -49,6 +50,7 @@ class Observers:
         registry: CollectorRegistry | None = None,
         redact: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
     ) -> None:
+        self.cache_stats: Callable[[], Mapping[str, Any]] = dict  # of a cache that is not in use, and may come to be
         self._tenant = settings.tenant
         self._handler = handler
         self.ledger = build_ledger(settings)
@@ -116,6 +118,7 @@ class Observers:
         count("llmops_unscored_calls", "Calls the scoreboard could not count.", lambda: board.failures)
         losses = "Runs and feedback that LangSmith did not take."
         count("llmops_trace_losses", losses, lambda: tracing.losses, label="what")
+        watch_cache(watch, lambda: dict(self.cache_stats()))
         if log is not None:
             count("llmops_log_dropped_lines", "Log lines that were dropped.", lambda: log.failures)
 

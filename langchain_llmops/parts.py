@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
+from langchain_llmops.cache.hashing import HashingEmbeddings
+from langchain_llmops.cache.policy import Policy, Ttl
+from langchain_llmops.cache.semantic import SemanticLevel
 from langchain_llmops.cache.tiered import TieredCache
 from langchain_llmops.checkpoint.saver import TieredCheckpointSaver
 from langchain_llmops.core.errors import ConfigurationError
@@ -14,10 +17,14 @@ from langchain_llmops.stores.base import open_store
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from langchain_llmops.core.events import Bus
-    from langchain_llmops.core.settings import Settings
+    from langchain_core.embeddings import Embeddings
 
-__all__ = ["build_cache", "build_checkpointer", "build_ledger"]
+    from langchain_llmops.core.events import Bus
+    from langchain_llmops.core.pricing import PriceBook
+    from langchain_llmops.core.settings import Settings
+    from langchain_llmops.stores.base import Store
+
+__all__ = ["build_cache", "build_checkpointer", "build_ledger", "cache_places"]
 
 DAY_S: Final = 86_400.0
 STATE: Final = "LLMOPS_STATE_DIR"
@@ -39,21 +46,64 @@ def build_ledger(settings: Settings) -> Ledger:
     )
 
 
-def build_cache(settings: Settings, bus: Bus) -> TieredCache:
-    """Process memory over Redis, or over SQLite when embedded."""
+def cache_places(settings: Settings) -> dict[str, tuple[str, str]]:
+    """Of each level below memory, its URL and the setting to blame: Redis and PostgreSQL, or SQLite without them."""
     s = settings
-    url = s.redis_url.get_secret_value() if s.redis_url else _sqlite(s, "cache.db") + "?synchronous=normal"
-    return TieredCache.from_urls(
-        url,
-        setting=REDIS if s.redis_url else STATE,
+    places = {"L2": (s.redis_url.get_secret_value(), REDIS)} if s.redis_url else {}
+    if s.postgres_url or not places:
+        places["L3"] = _database(s, "cache.db", "?synchronous=normal")
+    return places
+
+
+def build_cache(
+    settings: Settings,
+    bus: Bus,
+    prices: PriceBook | None,
+    *,
+    namespace: str | None = None,
+    timeout_s: float | None = None,
+    embeddings: Embeddings | None = None,
+) -> TieredCache:
+    """Process memory over `cache_places`; `namespace` and `timeout_s` in place of those of the settings.
+
+    `embeddings` are for the semantic level, in place of those that see spelling alone.
+    """
+    s = settings
+    places = cache_places(s)
+    timeout_s = s.cache_timeout_s if timeout_s is None else timeout_s
+    return TieredCache(
+        *(_level(*places[level], timeout_s) if level in places else None for level in ("L2", "L3")),
         scope=s.cache_scope,
         tenant=s.tenant,
+        namespace=s.cache_namespace if namespace is None else namespace,
+        prompt_version=s.cache_prompt_version,
         l1_max_bytes=s.cache_l1_max_bytes,
-        l1_ttl_s=s.cache_l1_ttl_s,
-        l2_ttl_s=s.cache_l2_ttl_s,
-        tool_calls=s.cache_tool_calls,
+        ttl=Ttl(s.cache_l1_ttl_s, s.cache_l2_ttl_s, s.cache_l3_ttl_s, s.cache_stale_s, s.cache_tag_ttls or {}),
+        policy=Policy(
+            warm=s.cache_warm,
+            unset_temperature=s.cache_unset_temperature,
+            tool_calls=s.cache_tool_calls,
+            max_bytes=s.cache_max_entry_bytes,
+        ),
+        lease_s=s.cache_lease_s,
+        semantic=_semantic(s, embeddings),
+        prices=prices,
         bus=bus,
     )
+
+
+def _level(url: str, setting: str, timeout_s: float) -> tuple[Store, Store]:
+    """A store for async and one for blocking callers."""
+    store = open_store(url, setting=setting, timeout_s=timeout_s)
+    return store, open_store(url, setting=setting, timeout_s=timeout_s, blocking=True)
+
+
+def _semantic(settings: Settings, embeddings: Embeddings | None) -> SemanticLevel | None:
+    mode = settings.cache_semantic
+    if mode == "off":
+        return None
+    chosen = HashingEmbeddings() if embeddings is None else embeddings
+    return SemanticLevel(chosen, mode=mode, max_false_hit_rate=settings.cache_semantic_false_hits)
 
 
 def build_checkpointer(settings: Settings, allowed_types: tuple[type, ...]) -> TieredCheckpointSaver:

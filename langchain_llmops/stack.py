@@ -7,11 +7,13 @@ import atexit
 import logging
 import threading
 import time
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Final
 
+from langchain_llmops.cache.model import cached
+from langchain_llmops.caching import Caching
 from langchain_llmops.core.concurrency import DOOR, run_sync
-from langchain_llmops.core.context import run_config
+from langchain_llmops.core.context import acting_for, current_identity, metadata_of, run_config
 from langchain_llmops.core.delegate import describe
 from langchain_llmops.core.errors import ConfigurationError, LLMOpsError
 from langchain_llmops.core.events import Bus
@@ -19,23 +21,21 @@ from langchain_llmops.core.pricing import PriceBook
 from langchain_llmops.core.settings import Settings
 from langchain_llmops.core.tokens import TokenCounter, default_token_counter
 from langchain_llmops.core.types import Identity
-from langchain_llmops.ledger.queries import Figures
-from langchain_llmops.ledger.report import Report
 from langchain_llmops.middleware.routing import RouterMiddleware
 from langchain_llmops.models import HttpPool, ModelFactory
 from langchain_llmops.observing import Observers
-from langchain_llmops.parts import build_cache, build_checkpointer
+from langchain_llmops.parts import build_checkpointer
+from langchain_llmops.reporting import Reporting
 from langchain_llmops.resilience.fallback import FallbackChain
 from langchain_llmops.resilience.retry import RetryPolicy
 from langchain_llmops.router.model import ModelRouter
 from langchain_llmops.router.rules import Rules
 from langchain_llmops.telemetry.attached import attached
-from langchain_llmops.telemetry.embeddings import ObservedEmbeddings
 from langchain_llmops.telemetry.handler import OpsCallbackHandler
 from langchain_llmops.telemetry.installed import Installation
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable
     from contextlib import AbstractContextManager
     from pathlib import Path
     from types import TracebackType
@@ -48,10 +48,7 @@ if TYPE_CHECKING:
     from langchain_core.runnables import Runnable, RunnableConfig
     from prometheus_client import CollectorRegistry
 
-    from langchain_llmops.cache.tiered import TieredCache
     from langchain_llmops.checkpoint.saver import TieredCheckpointSaver
-    from langchain_llmops.ledger.writer import Ledger
-    from langchain_llmops.telemetry.scoreboard import Scoreboard
 
 __all__ = ["LLMOps"]
 
@@ -69,7 +66,7 @@ WRAPPING: Final = (
 )
 
 
-class LLMOps:
+class LLMOps(Caching, Reporting):
     """The suite around your agents.
 
     ```python
@@ -84,6 +81,7 @@ class LLMOps:
         registry: where the Prometheus series live; a private one (`ops.registry`) when None. One `LLMOps` per registry.
         token_counter: counts where no provider does.
         allowed_types: classes of your own that conversation states hold; others come back as plain data.
+        semantic_embeddings: for `LLMOPS_CACHE_SEMANTIC`; without any, other wordings are known by spelling alone.
         redact_log: what the fields of a log line become before they are written; secrets are masked after it.
 
     Parts are made on first use. With no settings everything is embedded: SQLite files and a folder below
@@ -100,12 +98,14 @@ class LLMOps:
         token_counter: TokenCounter | None = None,
         allowed_types: Iterable[type] = (),
         redact_log: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+        semantic_embeddings: Embeddings | None = None,
     ) -> None:
         self.settings = settings or Settings()
         self.bus = Bus()
         self.prices = PriceBook.from_file(self.settings.prices_file)
         self.token_counter = token_counter or default_token_counter()
         self._allowed_types = tuple(allowed_types)
+        self._embeddings = semantic_embeddings
         self.started_at = time.time()
         self.handler = OpsCallbackHandler(
             self.bus,
@@ -143,39 +143,50 @@ class LLMOps:
     ) -> RunnableConfig:
         """A `RunnableConfig` for one request: identity on every run, thread, callbacks (`core.context.run_config`).
 
-        A `tenant_id` among the metadata goes before the tenant of the settings.
+        A `tenant_id` among the metadata goes before the tenant of the settings. Within `as_user`, what is not named is
+        the block's.
         """
         if isinstance(tags, str):
             raise ConfigurationError(f"tags must be a list of texts, not the text {tags!r}")
-        tenant = metadata.pop("tenant_id", self.settings.tenant)
+        meant = current_identity() or Identity()
+        tenant = metadata.pop("tenant_id", meant.tenant or self.settings.tenant)
+        if user_id is None:
+            user_id = meant.user
+        if session_id is None and user_id == meant.user:
+            session_id = meant.session
         who = Identity(tenant=tenant, user=user_id, session=session_id, request=request_id)
         return run_config(who, thread_id=thread_id, tags=tags, metadata=metadata, callbacks=self.callbacks)
+
+    def as_user(
+        self, user_id: str, session_id: str | None = None, tenant_id: str | None = None
+    ) -> AbstractContextManager[None]:
+        """Calls in a `with` block are this user's, as far as their runs name no other: for the cache's scope.
+
+        It holds across `await` and in tasks made in the block, not in bare threads. Records and traces say what a run's
+        config names; `config()` made in the block names the user.
+        """
+        who = Identity(tenant=tenant_id, user=user_id, session=session_id)
+        if "user_id" not in metadata_of(who):
+            raise ConfigurationError("user_id must be a non-empty string, not None")
+        return acting_for(who)
+
+    def erase_user(self, user_id: str) -> dict[str, int]:
+        """Remove a user of this tenant from the ledger, and the cached answers that are theirs; rows by table."""
+        if self.settings.cache_scope != "shared":
+            self.cache.forget_user(user_id)
+        return super().erase_user(user_id)
+
+    async def aerase_user(self, user_id: str) -> dict[str, int]:
+        """The same for async callers."""
+        if self.settings.cache_scope != "shared":
+            await self.cache.aforget_user(user_id)
+        return await super().aerase_user(user_id)
 
     @property
     def callbacks(self) -> list[BaseCallbackHandler]:
         """The handler and, when LangSmith tracing is on, our tracer."""
         tracer = self._observers.tracing.active()
         return [self.handler] if tracer is None else [self.handler, tracer]
-
-    @property
-    def registry(self) -> CollectorRegistry:
-        """The Prometheus registry with the suite's series."""
-        return self._observers.metrics.registry
-
-    @property
-    def ledger(self) -> Ledger:
-        """The durable record of calls."""
-        return self._observers.ledger
-
-    @property
-    def scoreboard(self) -> Scoreboard:
-        """Live latency, cost and error rate of every model, tool and turn, in this process."""
-        return self._observers.scoreboard
-
-    @cached_property
-    def cache(self) -> TieredCache:
-        """The LLM cache: process memory over Redis, or over SQLite when embedded."""
-        return build_cache(self.settings, self.bus)
 
     @cached_property
     def checkpointer(self) -> TieredCheckpointSaver:
@@ -185,9 +196,13 @@ class LLMOps:
     @cached_property
     def models(self) -> ModelFactory:
         """Builds managed chat models."""
-        cache: TieredCache | bool = self.cache if self.settings.cache else False
+        cache = self.cache if self.settings.cache else None
         return ModelFactory(
-            self._pool, timeout_s=self.settings.request_timeout_s, cache=cache, callbacks=[self.handler]
+            self._pool,
+            timeout_s=self.settings.request_timeout_s,
+            cache=cache or False,
+            callbacks=[self.handler],
+            through=None if cache is None else partial(cached, cache=cache),
         )
 
     def router(
@@ -216,18 +231,6 @@ class LLMOps:
         """A chat model that asks `rungs` in order; `options` as in `router`."""
         return self._chain(*(self.models.model(rung, **options) for rung in rungs))
 
-    def embeddings(self, embeddings: Embeddings, **options: Any) -> ObservedEmbeddings:
-        """Embeddings whose calls are priced and recorded as well; `options` as in `ObservedEmbeddings`."""
-        return ObservedEmbeddings(
-            embeddings,
-            self.bus,
-            prices=self.prices,
-            counter=self.token_counter,
-            tenant=self.settings.tenant,
-            place_of=self.handler.place_of,
-            **options,
-        )
-
     def middleware(self) -> list[AgentMiddleware[Any, Any]]:
         """The agent middleware of the suite, outermost first."""
         return [RouterMiddleware()]
@@ -251,54 +254,7 @@ class LLMOps:
         """Observe the LangChain runs that start within a `with` block, and in tasks made there."""
         return self._installation.block()
 
-    # what the user reports
-
-    def feedback(self, run_id: str, score: float, *, key: str = "user_score", comment: str | None = None) -> None:
-        """What somebody thought of an answer: into the ledger, and to LangSmith.
-
-        `run_id` may be a run's, trace's or request's id (`config["metadata"]["request_id"]`), or an answer's `.id`.
-        """
-        run_sync(self._observers.feedback(run_id, score, key, comment))
-
-    async def afeedback(
-        self, run_id: str, score: float, *, key: str = "user_score", comment: str | None = None
-    ) -> None:
-        """The same for async callers."""
-        await DOOR.cross(self._observers.feedback(run_id, score, key, comment))
-
-    def outcome(self, session_id: str, ok: bool, *, comment: str | None = None) -> None:  # noqa: FBT001 - reads well at the call
-        """Whether a conversation reached what it was for, as the application knows it; the latest word counts."""
-        run_sync(self.ledger.aoutcome(session_id, ok, comment=comment))
-
-    async def aoutcome(self, session_id: str, ok: bool, *, comment: str | None = None) -> None:  # noqa: FBT001 - reads well at the call
-        """The same for async callers."""
-        await DOOR.cross(self.ledger.aoutcome(session_id, ok, comment=comment))
-
-    def erase_user(self, user_id: str) -> dict[str, int]:
-        """Remove a user of this tenant from the ledger; rows removed by table."""
-        return self.ledger.erase_user(user_id, self.settings.tenant)
-
-    async def aerase_user(self, user_id: str) -> dict[str, int]:
-        """The same for async callers."""
-        return await self.ledger.aerase_user(user_id, self.settings.tenant)
-
-    def share_link(self, run_id: str) -> str:
-        """A public address of a run's trace in LangSmith."""
-        return run_sync(self._observers.share_link(run_id))
-
-    async def ashare_link(self, run_id: str) -> str:
-        """The same for async callers."""
-        return await DOOR.cross(self._observers.share_link(run_id))
-
-    # what the user reads
-
-    def report(self, since: float | None = None, *, extra: Mapping[str, Any] | None = None) -> Report:
-        """What happened since this object was made (or since Unix time `since`), read from the ledger."""
-        return run_sync(self._report(since, extra))
-
-    async def areport(self, since: float | None = None, *, extra: Mapping[str, Any] | None = None) -> Report:
-        """What happened since this object was made (or since Unix time `since`), read from the ledger."""
-        return await DOOR.cross(self._report(since, extra))
+    # what the user asks of the whole
 
     async def aping(self) -> dict[str, float]:
         """Reach every store once; seconds by store. Raises the store's typed error, which names the setting."""
@@ -349,26 +305,6 @@ class LLMOps:
         policy = RetryPolicy(max_attempts=s.max_attempts, base_s=s.retry_base_s, max_s=s.retry_max_s)
         distinct = list({id(rung): rung for rung in rungs}.values())
         return FallbackChain(distinct, policy=policy, bus=self.bus)
-
-    async def _report(self, since: float | None, extra: Mapping[str, Any] | None) -> Report:
-        await self.ledger.aflush()
-        start = self.started_at if since is None else since
-        model, provider = self._baseline
-        figures = Figures(
-            await self.ledger.sql(),
-            self.prices,
-            since=start,
-            baseline_model=model,
-            baseline_provider=provider,
-            tenant=self.settings.tenant,
-        )
-        collected = await figures.collect()
-        collected["cache"]["in_use"] = "cache" in self.__dict__
-        if "checkpointer" in self.__dict__:
-            stats = await self.checkpointer.astats()
-            collected["checkpoints"] = {"count": stats.checkpoints, "bytes": stats.bytes_by_tier}
-        collected["ledger"] = {"dropped": self.ledger.dropped, "reader_failures": dict(self.bus.failures)}
-        return Report({**collected, **(extra or {})})
 
     async def _ping(self) -> dict[str, float]:
         return {

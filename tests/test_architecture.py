@@ -19,7 +19,18 @@ MAX_MEDIAN_BODY, MAX_P95_BODY, MAX_BODY = 9, 40, 100
 
 THINKING = {"telemetry", "router", "tokens", "batching", "alerts"}
 REMEMBERING = {"ledger", "cache", "resilience", "limits", "checkpoint", "experiments", "evaluation"}
-JOINING = {"stack", "models", "parts", "sending", "tracing", "observing", "middleware", "recorder"}
+JOINING = {
+    "stack",
+    "models",
+    "parts",
+    "sending",
+    "tracing",
+    "observing",
+    "reporting",
+    "caching",
+    "middleware",
+    "recorder",
+}
 BELOW_JOINING = {"core", "stores"} | THINKING | REMEMBERING
 # Who may import which room ("core") or single module ("stores.base"); a room always reads its own modules.
 MAY_IMPORT: dict[str, set[str]] = {
@@ -32,9 +43,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "sending": set(),
     "tracing": BELOW_JOINING | {"sending"},
     "observing": BELOW_JOINING | {"parts", "tracing"},
+    "reporting": BELOW_JOINING | {"observing"},
+    "caching": BELOW_JOINING | {"observing", "parts"},
     "middleware": BELOW_JOINING,
     "recorder": BELOW_JOINING,
-    "stack": BELOW_JOINING | {"models", "parts", "tracing", "observing", "middleware", "recorder"},
+    "stack": BELOW_JOINING
+    | {"models", "parts", "tracing", "observing", "reporting", "caching", "middleware", "recorder"},
     "serve": {"stack", "core", "ledger.queries", "ledger.report", "experiments.report"},
     "demo": BELOW_JOINING | JOINING | {"simulator"},
     "cli": BELOW_JOINING | JOINING | {"serve", "demo", "simulator"},
@@ -48,6 +62,7 @@ THIRD_PARTY: dict[str, tuple[str, ...]] = {
     "cryptography": ("core/envelope.py",),
     "genai_prices": ("core/catalogue.py",),
     "h11": ("simulator/",),
+    "hiredis": ("stores/wire.py",),
     "httpx": ("models.py", "simulator/"),
     "langchain.agents": ("middleware/", "demo/"),
     "langchain.chat_models": ("models.py",),
@@ -55,13 +70,16 @@ THIRD_PARTY: dict[str, tuple[str, ...]] = {
     "langchain_core": ("",),
     "langgraph": ("checkpoint/", "demo/", "middleware/"),
     "langsmith": ("sending.py", "tracing.py", "telemetry/runs.py", "telemetry/tracer.py"),
+    "numpy": ("cache/nearest.py",),
     "obstore": ("stores/objects.py", "stores/memory.py"),
     "opentelemetry": ("telemetry/otel.py",),
+    "orjson": ("cache/codec.py",),
     "platformdirs": ("core/settings.py",),
     "prometheus_client": ("telemetry/prometheus.py", "stack.py"),
     "psycopg": ("stores/postgres.py",),
     "psycopg_pool": ("stores/postgres.py",),
     "pydantic": (
+        "cache/asked.py",
         "core/settings.py",
         "core/delegate.py",
         "router/branch.py",
@@ -69,7 +87,14 @@ THIRD_PARTY: dict[str, tuple[str, ...]] = {
         "resilience/fallback.py",
     ),
     "pydantic_settings": ("core/settings.py",),
-    "redis": ("stores/redis.py",),
+    "redis": (
+        "stores/redis.py",
+        "stores/redis_cluster.py",
+        "stores/redis_push.py",
+        "stores/wire.py",
+        "stores/wire_blocking.py",
+        "stores/wire_loop.py",
+    ),
     "requests": ("sending.py",),
     "rich": ("cli/", "ledger/report.py"),
     "sqlite3": ("stores/sqlite.py", "stores/memory.py"),
