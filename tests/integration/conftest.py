@@ -27,6 +27,7 @@ def llmops(clean, monkeypatch, capsys):
     """Run a command; its exit code, output and errors."""
 
     def run(*arguments):
+        monkeypatch.setattr(app, "registered_groups", [])
         monkeypatch.setattr(app, "registered_commands", [])  # each run registers them, as each process does once
         monkeypatch.setattr(sys, "argv", ["llmops", *map(str, arguments)])
         with pytest.raises(SystemExit) as ended:
