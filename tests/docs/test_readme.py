@@ -48,17 +48,29 @@ def test_every_command_of_the_cli_is_documented():
 
 
 def test_every_option_of_every_command_is_documented(monkeypatch, capsys):
+    monkeypatch.setattr(app, "registered_groups", [])
     monkeypatch.setattr(app, "registered_commands", [])  # `main` registers them
     monkeypatch.setattr(sys, "argv", ["llmops", "--version"])
     with pytest.raises(SystemExit):
         main()
-    commands = typer.main.get_command(app).commands
+    commands = dict(leaves(typer.main.get_command(app), ()))
+    assert ("cache", "warm") in commands
     options = {name: [opt for param in found.params for opt in param.opts] for name, found in commands.items()}
     assert sum(map(len, options.values())) > 50
     missing = {
         name: [opt for opt in found if opt.startswith("--") and opt not in README] for name, found in options.items()
     }
     assert {name: found for name, found in missing.items() if found} == {}
+    assert [name for name in commands if f"llmops {' '.join(name)}" not in README] == []
+
+
+def leaves(command, path):
+    """Commands by their words, those of groups too."""
+    below = getattr(command, "commands", None)
+    if below is None:
+        yield path, command
+    for name, one in (below or {}).items():
+        yield from leaves(one, (*path, name))
 
 
 def test_every_metric_is_listed_as_the_code_has_it(tmp_path):
@@ -82,9 +94,9 @@ def test_every_public_name_is_documented():
     assert [name for name in (*members, *public) if re.search(rf"\b{name}\b", README) is None] == []
 
 
-@pytest.mark.parametrize("block", blocks("python"), ids=range(len(blocks("python"))))
-def test_every_python_block_runs(block, tmp_path, monkeypatch):
-    """Against the simulator, with the tools and the files that the text speaks of."""
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """Runs a block against the simulator, with the tools and the files that the text speaks of."""
     with running(models=None) as simulator:
         for name in [name for name in os.environ if name.startswith(("LLMOPS_", "LANGSMITH_"))]:
             monkeypatch.delenv(name)
@@ -92,7 +104,27 @@ def test_every_python_block_runs(block, tmp_path, monkeypatch):
         monkeypatch.setenv("OPENAI_BASE_URL", simulator.base_url)
         monkeypatch.setenv("LLMOPS_STATE_DIR", str(tmp_path))
         monkeypatch.chdir(tmp_path)
-        exec(compile(PREAMBLE + block, "README.md", "exec"), {"__name__": "readme"})  # noqa: S102 - that is the test
+
+        def run(block: str) -> int:
+            """How many requests the provider got."""
+            exec(compile(PREAMBLE + block, "README.md", "exec"), {"__name__": "readme"})  # noqa: S102 - that is the test
+            return simulator.stats.requests
+
+        yield run
+
+
+@pytest.mark.parametrize("block", blocks("python"), ids=range(len(blocks("python"))))
+def test_every_python_block_runs(block, run):
+    run(block)
+
+
+CACHED = {"print(ops.cache.stats())": 3, "print(search.stats())": 2, "set_llm_cache(cache)": 1}
+
+
+@pytest.mark.parametrize("line", CACHED)
+def test_the_examples_of_the_cache_ask_the_provider_no_more_often_than_they_say(line, run):
+    (block,) = [block for block in blocks("python") if line in block]
+    assert run(block) == CACHED[line]
 
 
 PREAMBLE = '''
