@@ -64,18 +64,18 @@ class Call(BaseCache):
 
     def lookup(self, prompt: str, llm_string: str) -> list[Generation] | None:
         """The cached answer, or None; raises the error of a request that was refused a moment ago."""
-        leader = self._leader or Leader(sys._getframe(1))  # noqa: SLF001 - as in `TieredCache.lookup`
+        leader = self._leader or Leader(sys._getframe(1))  # noqa: SLF001 - the frame of who asks: it ends when the call does
         return drive(self._lookup(prompt, llm_string, leader, blocking=True))
 
     async def alookup(self, prompt: str, llm_string: str) -> list[Generation] | None:
         """The same for async callers."""
         return await self._lookup(prompt, llm_string, self._leader or Leader(), blocking=False)
 
-    def update(self, prompt: str, llm_string: str, return_val: Sequence[Generation]) -> None:  # noqa: ARG002 - they were told at the lookup
+    def update(self, prompt: str, llm_string: str, return_val: Sequence[Generation]) -> None:  # noqa: ARG002 - `BaseCache` names them; the lookup was told
         """Keep the answer."""
         drive(self.keep(return_val, blocking=True))
 
-    async def aupdate(self, prompt: str, llm_string: str, return_val: Sequence[Generation]) -> None:  # noqa: ARG002 - they were told at the lookup
+    async def aupdate(self, prompt: str, llm_string: str, return_val: Sequence[Generation]) -> None:  # noqa: ARG002 - `BaseCache` names them; the lookup was told
         """Keep the answer."""
         await self.keep(return_val, blocking=False)
 

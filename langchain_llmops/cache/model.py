@@ -117,7 +117,7 @@ class CachedChatModel(BaseChatModel):
         call = self._call(run_manager, kwargs)
         model = self._asking(call)
         try:
-            result = model._generate_with_cache(messages, stop=stop, run_manager=run_manager, **kwargs)  # noqa: SLF001
+            result = model._generate_with_cache(messages, stop=stop, run_manager=run_manager, **kwargs)  # noqa: SLF001 - where langchain-core asks a cache; nothing public does, but with callbacks
         except Exception as error:
             rescued = _rescued(drive(call.rescue(error, blocking=True)))
             if rescued is None:
@@ -143,7 +143,7 @@ class CachedChatModel(BaseChatModel):
         call = self._call(run_manager, kwargs)
         model = self._asking(call)
         try:
-            result = await model._agenerate_with_cache(messages, stop=stop, run_manager=run_manager, **kwargs)  # noqa: SLF001
+            result = await model._agenerate_with_cache(messages, stop=stop, run_manager=run_manager, **kwargs)  # noqa: SLF001 - where langchain-core asks a cache; nothing public does, but with callbacks
         except Exception as error:
             rescued = _rescued(await call.rescue(error, blocking=False))
             if rescued is None:
@@ -186,11 +186,11 @@ class CachedChatModel(BaseChatModel):
         model = self._asking(call)
         try:
             try:
-                found = model._generate_with_cache(messages, stop=stop, **kwargs)  # noqa: SLF001
+                found = model._generate_with_cache(messages, stop=stop, **kwargs)  # noqa: SLF001 - where langchain-core asks a cache; nothing public does, but with callbacks
             except MissedError:
                 if self._meant is not None and self._meant.rate_limiter is not None:
                     self._meant.rate_limiter.acquire(blocking=True)
-                chunks = model._stream(messages, stop=stop, run_manager=run_manager, **kwargs)  # noqa: SLF001
+                chunks = model._stream(messages, stop=stop, run_manager=run_manager, **kwargs)  # noqa: SLF001 - the provider's own stream; the public one would start a second run
                 if call.begun is not None:
                     chunks = call.begun.waiting(chunks)
                 yield from self._passed_on(chunks, call, streaming)
@@ -213,11 +213,11 @@ class CachedChatModel(BaseChatModel):
         model = self._asking(call)
         try:
             try:
-                found = await model._agenerate_with_cache(messages, stop=stop, **kwargs)  # noqa: SLF001
+                found = await model._agenerate_with_cache(messages, stop=stop, **kwargs)  # noqa: SLF001 - where langchain-core asks a cache; nothing public does, but with callbacks
             except MissedError:
                 if self._meant is not None and self._meant.rate_limiter is not None:
                     await self._meant.rate_limiter.aacquire(blocking=True)
-                chunks = model._astream(messages, stop=stop, run_manager=run_manager, **kwargs)  # noqa: SLF001
+                chunks = model._astream(messages, stop=stop, run_manager=run_manager, **kwargs)  # noqa: SLF001 - the provider's own stream; the public one would start a second run
                 if call.begun is not None:
                     chunks = call.begun.awaiting(chunks)
                 async with aclosing(self._apassed_on(chunks, call, streaming)) as passed:
@@ -274,8 +274,8 @@ class CachedChatModel(BaseChatModel):
 
     def _should_stream(self, *, async_api: bool, run_manager: Any = None, **kwargs: Any) -> bool:
         """Not what its own class cannot: that this one overrides both says nothing."""
-        can = self._plain._stream is not BaseChatModel._stream  # noqa: SLF001
-        can = can or (async_api and self._plain._astream is not BaseChatModel._astream)  # noqa: SLF001
+        can = self._plain._stream is not BaseChatModel._stream  # noqa: SLF001 - langchain-core, too, asks by these whether a class streams
+        can = can or (async_api and self._plain._astream is not BaseChatModel._astream)  # noqa: SLF001 - langchain-core, too, asks by these whether a class streams
         return can and super()._should_stream(async_api=async_api, run_manager=run_manager, **kwargs)
 
     def _call(self, run: BaseRunManager | None, kwargs: Mapping[str, Any], streaming: Streaming | None = None) -> Call:
@@ -331,9 +331,9 @@ def _as(kind: type[BaseChatModel], model: Model) -> Model:
 
 def _by_token(model: BaseChatModel, run: Any, kwargs: Mapping[str, Any], *, async_api: bool) -> bool:
     """Whether a run is listened to token by token; who listens to events was told of a hit by LangChain."""
-    if run is None or model._should_use_protocol_streaming(async_api=async_api, run_manager=run, **kwargs):  # noqa: SLF001
+    if run is None or model._should_use_protocol_streaming(async_api=async_api, run_manager=run, **kwargs):  # noqa: SLF001 - langchain-core's own rule, which has no public form
         return False
-    return model._should_stream(async_api=async_api, run_manager=run, **kwargs)  # noqa: SLF001
+    return model._should_stream(async_api=async_api, run_manager=run, **kwargs)  # noqa: SLF001 - langchain-core's own rule, which has no public form
 
 
 def _rescued(answers: list[Generation] | None) -> ChatResult | None:

@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 try:  # the `semantic` extra; without it 1,000 comparisons take some 22 ms instead of 0.1
-    import numpy as np  # type: ignore[import-not-found,unused-ignore]
+    import numpy as np  # type: ignore[import-not-found,unused-ignore] # an extra, there or not where mypy runs
 except ImportError:
-    np = None  # type: ignore[assignment,unused-ignore]
+    np = None  # type: ignore[assignment,unused-ignore] # a module's name, for none
 
 __all__ = ["NumpyRows", "PlainRows", "Rows", "new_rows", "unit"]
 

@@ -118,7 +118,7 @@ async def through_the_level(pairs: Sequence[Pair], embeddings: Embeddings) -> li
 def installed() -> dict[str, Embeddings]:
     found: dict[str, Embeddings] = {"hashed n-grams": HashingEmbeddings()}
     try:
-        from langchain_huggingface import HuggingFaceEmbeddings  # type: ignore[import-not-found,unused-ignore]
+        from langchain_huggingface import HuggingFaceEmbeddings  # type: ignore[import-not-found,unused-ignore] # a peer, not installed with the tests
 
         found["MiniLM-L6-v2"] = HuggingFaceEmbeddings(model_name="sentence-transformers/all-MiniLM-L6-v2")
     except Exception as error:  # a peer that cannot run is named
