@@ -186,7 +186,7 @@ class SemanticLevel:
             return
         try:
             words = read(question.text)
-        except Exception as error:  # noqa: BLE001 - as above
+        except Exception as error:  # noqa: BLE001 - an answer whose question cannot be read is kept all the same
             self._failed(error)
             return
         with self._lock:

@@ -190,7 +190,7 @@ def _places(settings: Settings) -> dict[str, tuple[str, str]]:
 
 
 def _opened(settings: Settings, namespace: str | None) -> TieredCache:
-    from langchain_llmops.parts import build_cache  # noqa: PLC0415 - as above
+    from langchain_llmops.parts import build_cache  # noqa: PLC0415 - only who opens a cache pays for LangGraph
 
     _places(settings)
     namespace = None if namespace is None else plain(namespace, "--namespace")

@@ -80,7 +80,7 @@ class Ledger:
         if kind is CallFinished:
             waiting = self._buffer.put(event.record)  # type: ignore[attr-defined] # as its class says
         elif kind is Retried or kind is FellBack:
-            waiting = self._buffer.put((event, self._clock()))  # type: ignore[arg-type] # the same
+            waiting = self._buffer.put((event, self._clock()))  # type: ignore[arg-type] # `kind` narrows no type
         else:
             return
         if waiting == self._hurry_at:

@@ -57,7 +57,10 @@ class RedisLine:
         with self._server.typed():
             if not self._connection.is_connected:  # to send would connect anew, and subscribe to nothing
                 raise redis.ConnectionError("the subscription was lost")
-            await self._connection.send_command("PING", check_health=False)
+            try:
+                await self._connection.send_command("PING", check_health=False)
+            except AttributeError as error:  # `receive` has found it lost and let go of it meanwhile
+                raise redis.ConnectionError("the subscription was lost") from error
 
 
 @asynccontextmanager

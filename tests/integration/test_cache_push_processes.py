@@ -12,7 +12,7 @@ import pytest
 import redis
 
 from langchain_llmops.cache.tiered import TieredCache
-from tests.support.cache import KEPT
+from tests.support.cache import keep
 from tests.support.models import eventually
 
 ROOT = Path(__file__).parents[2]
@@ -63,9 +63,7 @@ def workers(clean_redis_url):
 @pytest.fixture
 def cache(clean_redis_url):
     with TieredCache.from_urls(clean_redis_url, timeout_s=5.0, tags_of=lambda prompt, _: [prompt], lease_s=0) as cache:
-        for prompt in ("a", "b"):
-            cache.update(prompt, "m", KEPT)
-        assert cache.flush()
+        keep(cache, "a", "b")
         yield cache
 
 

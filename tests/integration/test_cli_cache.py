@@ -14,7 +14,7 @@ from langchain_openai import ChatOpenAI
 from langchain_llmops import LLMOps, Settings, TieredCache
 from langchain_llmops.cache.policy import Ttl
 from langchain_llmops.simulator import Echo, running
-from tests.support.cache import KEPT, texts
+from tests.support.cache import KEPT, keep, texts
 from tests.support.commands import asked, fill, table
 from tests.support.models import ScriptedModel, eventually
 from tests.support.recorded import call, hit
@@ -64,9 +64,7 @@ def tags_of(prompt, llm_string):
 
 def kept(cache, *prompts) -> list[str]:
     """Keep an answer under each prompt; their keys."""
-    for prompt in prompts:
-        cache.update(prompt, "m", KEPT)
-    assert cache.flush()
+    keep(cache, *prompts)
     return [cache.asked(prompt, "m").key for prompt in prompts]
 
 

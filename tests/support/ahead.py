@@ -10,15 +10,11 @@ from langchain_core.messages import AIMessage, SystemMessage
 from langchain_llmops.cache.ahead import Prefetching
 from langchain_llmops.cache.model import cached
 from tests.support.models import DEADLINE_S, ScriptedModel
+from tests.support.ways import invoke
 
-__all__ = ["LATENCY_S", "Desk", "invoke", "landed"]
+__all__ = ["LATENCY_S", "Desk", "landed"]
 
 LATENCY_S = 3.0
-
-
-async def invoke(model, messages, config):
-    """One of the ways to ask."""
-    return model.invoke(messages, config)
 
 
 async def landed(prefetching) -> None:

@@ -10,10 +10,12 @@ from langchain_core.outputs import ChatGeneration
 from langchain_openai import ChatOpenAI
 
 from langchain_llmops.core.errors import StoreUnavailableError
+from langchain_llmops.core.events import Bus, CallFinished
 from langchain_llmops.stores.memory import MemoryKeyValue
+from langchain_llmops.telemetry.handler import OpsCallbackHandler
 from tests.support.models import answer
 
-__all__ = ["KEPT", "Clock", "Listener", "Shelf", "request", "texts"]
+__all__ = ["KEPT", "Clock", "Listener", "Shelf", "hearing", "keep", "request", "tags_of", "texts"]
 
 KEPT = [ChatGeneration(message=answer("ok"))]
 
@@ -21,6 +23,25 @@ KEPT = [ChatGeneration(message=answer("ok"))]
 def texts(found) -> list[str] | None:
     """What a look has found."""
     return None if found is None else [generation.text for generation in found]
+
+
+def tags_of(prompt, llm_string) -> list[str]:
+    """A prompt is the tags of its answer, with commas between."""
+    return prompt.split(",")
+
+
+def keep(cache, *prompts) -> None:
+    """In all levels."""
+    for prompt in prompts:
+        cache.update(prompt, "m", KEPT)
+    assert cache.flush()
+
+
+def hearing(**options) -> tuple[OpsCallbackHandler, list]:
+    """A handler, and the records of the calls that it has heard of."""
+    handler, records = OpsCallbackHandler(Bus(), **options), []
+    handler.bus.subscribe(lambda event: records.append(event.record) if isinstance(event, CallFinished) else None)
+    return handler, records
 
 
 class Clock:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import threading
 
-from tests.support.cache import KEPT
 from tests.support.models import eventually
 
-__all__ = ["asked", "keep", "listeners", "looks", "news", "until_heard_of", "warm"]
+__all__ = ["asked", "listeners", "looks", "news", "until_heard_of", "warm"]
 
 
 def level_of(found) -> str | None:
@@ -17,12 +16,6 @@ def level_of(found) -> str | None:
 def looks(cache, *prompts) -> list[str | None]:
     """The levels that the answers came from."""
     return [level_of(cache.lookup(prompt, "m")) for prompt in prompts]
-
-
-def keep(cache, *prompts) -> None:
-    for prompt in prompts:
-        cache.update(prompt, "m", KEPT)
-    assert cache.flush()
 
 
 def warm(cache, *prompts):

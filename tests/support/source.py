@@ -1,4 +1,4 @@
-"""The files of the package, read: what they import, bind, offer and ask of the environment."""
+"""The files of the package or of its tests, read: what they import, bind, offer and ask of the environment."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PACKAGE = Path(langchain_llmops.__file__).parent
+TESTS = Path(__file__).parent.parent
 NAME = "langchain_llmops"
 SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
@@ -29,7 +30,7 @@ class Import:
 
 @dataclass(frozen=True)
 class Source:
-    """One file of the house: path below the package, and its text."""
+    """One file of the house: path below its folder, and its text."""
 
     path: str
     text: str
@@ -105,9 +106,9 @@ def _imports(tree: ast.AST, *, typing: bool) -> Iterator[Import]:
             yield from _imports(node, typing=typing)
 
 
-def read_house() -> list[Source]:
+def read_house(folder: Path) -> list[Source]:
     return [
-        Source(path.relative_to(PACKAGE).as_posix(), path.read_text("utf-8")) for path in sorted(PACKAGE.rglob("*.py"))
+        Source(path.relative_to(folder).as_posix(), path.read_text("utf-8")) for path in sorted(folder.rglob("*.py"))
     ]
 
 

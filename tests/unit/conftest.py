@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+
 import openai
 import pytest
+from langchain_openai import OpenAIEmbeddings
 
 from langchain_llmops.core.events import Bus, CallFinished, FellBack, Retried, Routed
 
@@ -47,3 +50,23 @@ async def http_clients():
     async with openai.DefaultAsyncHttpxClient(verify=False) as async_client:
         with openai.DefaultHttpxClient(verify=False) as client:
             yield {"http_client": client, "http_async_client": async_client}
+
+
+@pytest.fixture
+def openai_embeddings(http_clients):
+    """Builds OpenAI's embeddings that ask a simulator."""
+
+    def make(simulator, **options) -> OpenAIEmbeddings:
+        own = {"model": "text-embedding-3-small", "api_key": "sk-test-key", "max_retries": 0, **http_clients}
+        url = {"base_url": simulator.base_url, "check_embedding_ctx_length": False}
+        return OpenAIEmbeddings(**{**own, **url, **options})
+
+    return make
+
+
+@pytest.fixture
+def threads_that_interrupt_each_other_often():
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)

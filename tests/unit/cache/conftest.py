@@ -6,10 +6,16 @@ import pytest
 import redis
 
 from langchain_llmops.cache import push
+from langchain_llmops.cache.embeddings import CachedEmbeddings
 from langchain_llmops.cache.policy import Policy, Ttl
+from langchain_llmops.cache.retriever import CachedRetriever
 from langchain_llmops.cache.tiered import TieredCache
 from langchain_llmops.core.events import Bus, CacheLooked
-from tests.support.cache import Clock, Shelf
+from langchain_llmops.telemetry.handler import OpsCallbackHandler
+from tests.support.cache import Clock, Shelf, hearing
+from tests.support.pages import Pages, page
+from tests.support.shelves import MemoryShelves
+from tests.support.words import Words
 
 
 class Waited(TieredCache):
@@ -50,6 +56,28 @@ def bus(looks) -> Bus:
     bus = Bus()
     bus.subscribe(looks.append)
     return bus
+
+
+@pytest.fixture
+def heard() -> tuple[OpsCallbackHandler, list]:
+    return hearing()
+
+
+@pytest.fixture
+def handler(heard) -> OpsCallbackHandler:
+    return heard[0]
+
+
+@pytest.fixture
+def records(heard) -> list:
+    """Of every call that `handler` has heard of."""
+    return heard[1]
+
+
+@pytest.fixture
+def config(handler) -> dict:
+    """A run's config that names ada."""
+    return {"callbacks": [handler], "metadata": {"user_id": "ada"}}
 
 
 @pytest.fixture
@@ -96,3 +124,34 @@ def process(clean_redis_url):
 def no_beat(monkeypatch):
     """But the first of every connection."""
     monkeypatch.setattr(push, "BEAT_S", 3600.0)
+
+
+@pytest.fixture
+def shelves(clock) -> MemoryShelves:
+    return MemoryShelves(clock)
+
+
+@pytest.fixture
+def pages() -> Pages:
+    return Pages(found=[page("one", 0.9, doc="a"), page("two", 0.4, doc="b")])
+
+
+@pytest.fixture
+def make_retriever(pages, shelves):
+    def make(retriever=None, **options) -> CachedRetriever:
+        return CachedRetriever(retriever or pages, shelves, shelves, **{"index": "pages", "ttl_s": 60, **options})
+
+    return make
+
+
+@pytest.fixture
+def words() -> Words:
+    return Words()
+
+
+@pytest.fixture
+def make_embeddings(words, shelves):
+    def make(embeddings=None, **options) -> CachedEmbeddings:
+        return CachedEmbeddings(embeddings or words, shelves, shelves, **{"model": "words-1", **options})
+
+    return make

@@ -5,14 +5,8 @@ from __future__ import annotations
 import pytest
 
 from langchain_llmops.cache.breaker import FIRST_PAUSE_S, LATE_IN_A_ROW, LONGEST_PAUSE_S, Breaker
-from tests.support.cache import Clock
 
 DOWN = RuntimeError("down")
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture

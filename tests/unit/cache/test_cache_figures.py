@@ -8,15 +8,9 @@ import pytest
 
 from langchain_llmops import PriceBook
 from langchain_llmops.cache.figures import watch_cache
-from langchain_llmops.core.events import CallFinished
-from langchain_llmops.telemetry.handler import OpsCallbackHandler
 from langchain_llmops.telemetry.prometheus import PrometheusReader
-from tests.support.cache import KEPT
+from tests.support.cache import KEPT, hearing, keep, tags_of
 from tests.support.models import ScriptedModel, answer
-
-
-def tags_of(prompt, llm_string):
-    return prompt.split(",")
 
 
 def invalidated(cache) -> dict[str, int]:
@@ -28,8 +22,7 @@ def invalidated(cache) -> dict[str, int]:
 @pytest.mark.parametrize("l2", [True, False])
 def test_a_look_that_invalidation_turned_into_a_miss_is_counted_once(make, l2) -> None:
     cache = make(tags_of=tags_of, l2=l2)
-    for prompt in ("a", "b", "a,b", "c"):
-        cache.update(prompt, "m", KEPT)
+    keep(cache, "a", "b", "a,b", "c")
     cache.invalidate(["a"])
     for prompt in ("a", "b", "a,b", "c", "never kept"):
         cache.lookup(prompt, "m")
@@ -40,8 +33,7 @@ def test_a_look_that_invalidation_turned_into_a_miss_is_counted_once(make, l2) -
 
 def test_what_another_process_invalidated_is_told_apart_from_what_only_must_be_looked_up_again(make, clock) -> None:
     cache, other = make(tags_of=tags_of), make(tags_of=tags_of)
-    for prompt in ("a", "b"):
-        cache.update(prompt, "m", KEPT)
+    keep(cache, "a", "b")
     other.invalidate(["a"])
     clock.pass_s(0.25)
     cache.lookup("b", "m")
@@ -127,9 +119,8 @@ def test_every_count_of_a_cache_is_exported_under_one_name() -> None:
 
 def test_metadata_ledger_and_prometheus_name_the_same_dollars(make) -> None:
     prices = PriceBook({"m": {"input_mtok": 3, "output_mtok": 7}})
-    handler, reader, records = OpsCallbackHandler(prices=prices), PrometheusReader(), []
+    reader, (handler, records) = PrometheusReader(), hearing(prices=prices)
     handler.bus.subscribe(reader)
-    handler.bus.subscribe(lambda event: records.append(event.record) if isinstance(event, CallFinished) else None)
     model = ScriptedModel(answer(usage=(11, 13), response_metadata={"model_name": "m"}), cache=make(prices=prices))
     model.invoke("hi", {"callbacks": [handler]})
     told = model.invoke("hi", {"callbacks": [handler]}).response_metadata["llmops_cache"]["saved_usd"]

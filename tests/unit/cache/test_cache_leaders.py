@@ -13,6 +13,7 @@ from langchain_llmops.cache import answers, flight
 from langchain_llmops.cache.model import cached
 from tests.support.cache import KEPT
 from tests.support.models import ScriptedModel, answer, chunk, eventually
+from tests.support.waiting import until
 
 MANY = 20
 
@@ -94,9 +95,7 @@ async def test_a_provider_that_is_down_fails_all_within_three_calls(make) -> Non
     """Each in turn would take twenty times as long as one."""
     model = InRounds(cache=make())
     tasks = [asyncio.create_task(model.ainvoke("hi")) for _ in range(MANY)]
-    for size in (1, 1, MANY - 2):
-        await _until(lambda: len(model.here) == size)  # noqa: B023 - awaited before the next
-        model.next_round()
+    await _ask_in_rounds(model)
     assert all(isinstance(one, RuntimeError) for one in await asyncio.gather(*tasks, return_exceptions=True))
 
 
@@ -104,9 +103,7 @@ async def test_streams_of_a_provider_that_is_down_fail_within_three(make) -> Non
     model = InRounds(cache=None)
     both = cached(model, cache=make())
     tasks = [asyncio.create_task(_all(both.astream("hi"))) for _ in range(MANY)]
-    for size in (1, 1, MANY - 2):
-        await _until(lambda: len(model.here) == size)  # noqa: B023 - awaited before the next
-        model.next_round()
+    await _ask_in_rounds(model)
     assert all(isinstance(one, RuntimeError) for one in await asyncio.gather(*tasks, return_exceptions=True))
 
 
@@ -114,10 +111,10 @@ async def test_calls_that_are_cancelled_do_not_set_all_others_off(make) -> None:
     model = InRounds(cache=make())
     tasks = [asyncio.create_task(model.ainvoke("hi")) for _ in range(MANY)]
     for number in range(4):
-        await _until(lambda: len(model.here) == 1)
+        await until(lambda: len(model.here) == 1)
         model.here.clear()
         tasks[number].cancel()
-    await _until(lambda: len(model.here) == 1)
+    await until(lambda: len(model.here) == 1)
     for _ in range(200):
         await asyncio.sleep(0)
     assert len(model.here) == 1
@@ -132,8 +129,8 @@ def test_threads_whose_provider_is_down_fail_within_three_calls(make) -> None:
         futures = [pool.submit(model.invoke, "hi") for _ in range(8)]
         flying = model.cache.answers._flights._flying
         for size, waiting in ((1, 7), (1, 6), (6, 0)):
-            eventually(lambda: len(model.here) == size)  # noqa: B023 - done before the next
-            eventually(lambda: sum(len(one.done._waiters) for one in flying.values()) == waiting)  # noqa: B023 - as above
+            eventually(lambda size=size: len(model.here) == size)
+            eventually(lambda waiting=waiting: sum(len(one.done._waiters) for one in flying.values()) == waiting)
             model.next_round()
         assert all(isinstance(one.exception(20), RuntimeError) for one in futures)
 
@@ -186,7 +183,7 @@ async def test_what_is_past_its_time_is_served_while_another_process_asks(make, 
     clock.pass_s(20)
     asks = InRounds(cache=caches[0], fails=False)
     refreshing = asyncio.create_task(asks.ainvoke("hi"))
-    await _until(lambda: asks.here)
+    await until(lambda: asks.here)
     never = ScriptedModel(RuntimeError("nobody is asked"), cache=caches[1])
     for _ in range(2):
         said = await asyncio.wait_for(never.ainvoke("hi"), 5)
@@ -200,16 +197,17 @@ async def test_a_sync_call_on_a_loop_does_not_wait_for_the_lease_of_its_own_task
     here, there = make(lease_s=3.0), make(lease_s=3.0)
     asks = InRounds(cache=here, fails=False)
     leading = asyncio.create_task(asks.ainvoke("hi"))
-    await _until(lambda: asks.here)
+    await until(lambda: asks.here)
     assert ScriptedModel(answer("mine"), cache=there).invoke("hi").text == "mine"
     asks.next_round()
     await leading
 
 
-async def _until(condition) -> None:
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0.001)
+async def _ask_in_rounds(model) -> None:
+    """One is asked, then another, then all the rest."""
+    for size in (1, 1, MANY - 2):
+        await until(lambda size=size: len(model.here) == size)
+        model.next_round()
 
 
 async def _all(stream):

@@ -8,6 +8,7 @@ import pytest
 
 from langchain_llmops.cache.lease import FREE, PREFIX
 from tests.support.models import ScriptedModel, answer
+from tests.support.waiting import until
 
 LEASE_S = 0.03
 OTHERS = b"another process"
@@ -28,12 +29,6 @@ async def asking(make, shelf):
     task = asyncio.create_task(model.ainvoke("hi"))
     await until(lambda: model.asked)
     return cache, task, go_on
-
-
-async def until(condition) -> None:
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0.001)
 
 
 async def test_a_lease_that_another_has_by_now_is_neither_prolonged_nor_ended(asking, shelf) -> None:

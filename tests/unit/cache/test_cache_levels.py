@@ -12,7 +12,6 @@ from langchain_llmops.cache.sides import rounded
 from langchain_llmops.core.concurrency import drive
 from langchain_llmops.core.errors import StoreError, StoreUnavailableError
 from langchain_llmops.stores.memory import MemoryKeyValue
-from tests.support.cache import Clock
 
 
 class Store:
@@ -85,11 +84,6 @@ def store() -> Store:
 @pytest.fixture
 def lost() -> list[str]:
     return []
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture

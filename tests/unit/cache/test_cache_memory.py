@@ -12,6 +12,7 @@ import tracemalloc
 import weakref
 from bisect import bisect
 from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate
 from unittest.mock import MagicMock
 
@@ -27,11 +28,6 @@ from tests.support.cache import Clock
 
 ROOM = 20_000
 KEYS = [f"{number:02x}" for number in range(40)]
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture
@@ -279,6 +275,7 @@ def test_it_hits_as_often_as_the_least_recently_used_policy_on_skewed_traffic(en
 # threads and processes
 
 
+@pytest.mark.usefixtures("threads_that_interrupt_each_other_often")
 def test_threads_find_only_whole_answers_of_their_key_and_the_bound_holds() -> None:
     memory = Memory(ROOM)
     over, wrong, ready = [], [], threading.Barrier(8)
@@ -310,6 +307,7 @@ def test_threads_find_only_whole_answers_of_their_key_and_the_bound_holds() -> N
     assert len(memory) == memory.bytes == memory._small_bytes == 0
 
 
+@pytest.mark.usefixtures("threads_that_interrupt_each_other_often")
 def test_a_key_that_stays_is_found_at_every_moment_while_others_come_and_go() -> None:
     memory = Memory(ROOM)
     lost, ready = [], threading.Barrier(8)
@@ -328,16 +326,8 @@ def test_a_key_that_stays_is_found_at_every_moment_while_others_come_and_go() ->
 
 
 def _together(walk) -> None:
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-5)
-    try:
-        threads = [threading.Thread(target=walk, args=(seed,)) for seed in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    finally:
-        sys.setswitchinterval(interval)
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(walk, range(8)))
 
 
 def test_a_look_waits_for_nobody(memory, clock) -> None:

@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -160,6 +161,7 @@ def test_sync_callers_have_it_run_on_the_librarys_own_loop(world) -> None:
     assert (world.count("used"), world.count("cancelled"), world.count("in_flight")) == (1, 1, 0)
 
 
+@pytest.mark.usefixtures("threads_that_interrupt_each_other_often")
 def test_many_threads_at_once_keep_the_sums(clock) -> None:
     world = World(clock, min_probability=0.01, max_in_flight=4)
     world.teach("abcd")
@@ -169,11 +171,8 @@ def test_many_threads_at_once_keep_the_sums(clock) -> None:
             await world.walk("abcd", session=f"{n}.{turn}", group=f"g{n % 2}")
             clock.pass_s(1.0)
 
-    threads = [threading.Thread(target=lambda n=n: asyncio.run(walk(n))) for n in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(6) as threads:
+        list(threads.map(lambda n: asyncio.run(walk(n)), range(6)))
     stats = world.prefetcher.stats()
     assert (stats["in_flight"], stats["errors"]) == (0, 0)
     assert stats["issued"] == stats["used"] + stats["wasted"] + stats["open"]

@@ -13,8 +13,9 @@ import pytest
 
 from langchain_llmops.cache import push
 from langchain_llmops.stores.redis import RedisStore
+from tests.support.cache import keep
 from tests.support.models import eventually
-from tests.support.pushing import asked, keep, looks, news, until_heard_of, warm
+from tests.support.pushing import asked, looks, news, until_heard_of, warm
 
 
 @pytest.fixture

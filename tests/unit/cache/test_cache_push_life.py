@@ -12,8 +12,9 @@ from langchain_llmops.cache import push
 from langchain_llmops.core.concurrency import DOOR
 from langchain_llmops.stores.redis_push import RedisLine
 from tests.contract.test_store_life import in_child
+from tests.support.cache import keep
 from tests.support.models import eventually
-from tests.support.pushing import keep, listeners, looks, news, until_heard_of, warm
+from tests.support.pushing import listeners, looks, news, until_heard_of, warm
 from tests.support.servers import redis_server
 
 

@@ -163,14 +163,6 @@ async def test_what_waits_for_a_judge_is_bounded() -> None:
     assert len(level.take(10 * PENDING)) == PENDING
 
 
-@pytest.fixture
-def threads_that_interrupt_each_other_often():
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(before)
-
-
 @pytest.mark.usefixtures("threads_that_interrupt_each_other_often")
 def test_threads_may_share_a_level() -> None:
     level = level_of(max_entries=25, max_entries_per_group=CANDIDATES + 4)

@@ -14,6 +14,7 @@ from langchain_core.outputs import ChatGeneration
 from langchain_llmops.cache import flight
 from langchain_llmops.cache.tiered import TieredCache
 from tests.support.models import ScriptedModel, answer, eventually
+from tests.support.waiting import all_wait, until
 
 MANY = 50
 
@@ -57,20 +58,11 @@ def slow(cache, *script) -> SlowModel:
     return SlowModel(held=Slow(*(script or [answer()])), cache=cache)
 
 
-async def all_wait(model, tasks) -> None:
-    """Every task has come as far as it can."""
-    while not model.held.asked:
-        await asyncio.sleep(0)
-    for _ in range(200):
-        await asyncio.sleep(0)
-    assert not any(task.done() for task in tasks)
-
-
 @pytest.mark.parametrize("l2", [True, False])
 async def test_fifty_at_once_make_one_call(make, l2) -> None:
     model = slow(make(l2=l2))
     tasks = [asyncio.create_task(model.ainvoke("hi")) for _ in range(MANY)]
-    await all_wait(model, tasks)
+    await all_wait(lambda: model.held.asked, tasks)
     model.held.let_go.set()
     answers = await asyncio.gather(*tasks)
     assert model.held.asked == 1
@@ -99,7 +91,7 @@ def test_fifty_threads_make_one_call(make) -> None:
 async def test_a_leader_that_fails_costs_one_exception(make) -> None:
     model = slow(make(), RuntimeError("down"), answer())
     tasks = [asyncio.create_task(model.ainvoke("hi")) for _ in range(MANY)]
-    await all_wait(model, tasks)
+    await all_wait(lambda: model.held.asked, tasks)
     model.held.let_go.set()
     outcomes = await asyncio.gather(*tasks, return_exceptions=True)
     assert sum(isinstance(one, RuntimeError) for one in outcomes) == 1
@@ -120,10 +112,9 @@ def test_a_leading_thread_that_fails_costs_one_exception(make) -> None:
 async def test_a_cancelled_leader_hangs_nobody(make) -> None:
     model = slow(make())
     tasks = [asyncio.create_task(model.ainvoke("hi")) for _ in range(10)]
-    await all_wait(model, tasks)
+    await all_wait(lambda: model.held.asked, tasks)
     tasks[0].cancel()
-    while model.held.asked < 2:
-        await asyncio.sleep(0.001)
+    await until(lambda: model.held.asked == 2)
     model.held.let_go.set()
     outcomes = await asyncio.gather(*tasks, return_exceptions=True)
     assert [type(one).__name__ for one in outcomes].count("CancelledError") == 1
@@ -133,7 +124,7 @@ async def test_a_cancelled_leader_hangs_nobody(make) -> None:
 async def test_a_cancelled_follower_takes_nobody_with_it(make) -> None:
     model = slow(make())
     tasks = [asyncio.create_task(model.ainvoke("hi")) for _ in range(10)]
-    await all_wait(model, tasks)
+    await all_wait(lambda: model.held.asked, tasks)
     tasks[-1].cancel()
     await asyncio.sleep(0)
     model.held.let_go.set()
@@ -146,7 +137,7 @@ async def test_an_answer_that_may_not_be_kept_lets_all_ask_at_once(make) -> None
     """One after another they would wait fifty times as long."""
     model = slow(make(), answer("half", finish="length"))
     tasks = [asyncio.create_task(model.ainvoke("hi")) for _ in range(10)]
-    await all_wait(model, tasks)
+    await all_wait(lambda: model.held.asked, tasks)
     model.held.let_go.set()
     await asyncio.gather(*tasks)
     assert model.held.asked == 10
@@ -155,7 +146,7 @@ async def test_an_answer_that_may_not_be_kept_lets_all_ask_at_once(make) -> None
 async def test_those_who_wait_get_the_answer_although_memory_keeps_none(make) -> None:
     model = slow(make(l1_max_bytes=0, l2=False))
     tasks = [asyncio.create_task(model.ainvoke("hi")) for _ in range(10)]
-    await all_wait(model, tasks)
+    await all_wait(lambda: model.held.asked, tasks)
     model.held.let_go.set()
     await asyncio.gather(*tasks)
     assert model.held.asked == 1
@@ -186,7 +177,7 @@ async def test_a_sync_call_within_a_loop_does_not_wait_for_that_loop(make) -> No
     model = slow(make())
     model.held.let_go_thread.set()
     leading = asyncio.create_task(model.ainvoke("hi"))
-    await all_wait(model, [leading])
+    await all_wait(lambda: model.held.asked, [leading])
     assert model.invoke("hi").text == "ok"
     model.held.let_go.set()
     await leading

@@ -17,12 +17,9 @@ from langchain_llmops.core.context import run_config
 from langchain_llmops.core.errors import ConfigurationError, StoreError, StoreUnavailableError
 from langchain_llmops.core.types import Identity
 from langchain_llmops.telemetry.handler import OpsCallbackHandler
-from tests.support.cache import KEPT, texts
+from tests.support.cache import KEPT, keep, tags_of, texts
 from tests.support.models import Hang, ScriptedModel, answer
-
-
-def tags_of(prompt, llm_string):
-    return prompt.split(",")
+from tests.support.waiting import until
 
 
 def kept(cache, *prompts) -> list[bool]:
@@ -32,16 +29,14 @@ def kept(cache, *prompts) -> list[bool]:
 @pytest.fixture
 def cache(make) -> TieredCache:
     cache = make(tags_of=tags_of)
-    for prompt in ("a", "b", "a,b", "c"):
-        cache.update(prompt, "m", KEPT)
+    keep(cache, "a", "b", "a,b", "c")
     return cache
 
 
 @pytest.mark.parametrize("l2", [True, False])
 def test_what_carries_the_tag_goes_and_the_rest_stays(make, l2) -> None:
     cache = make(tags_of=tags_of, l2=l2)
-    for prompt in ("a", "b", "a,b", "c"):
-        cache.update(prompt, "m", KEPT)
+    keep(cache, "a", "b", "a,b", "c")
     cache.invalidate(["a"])
     assert kept(cache, "a", "b", "a,b", "c") == [False, True, False, True]
 
@@ -90,8 +85,7 @@ def test_tags_may_depend_on_tags(make) -> None:
     cache = make(tags_of=tags_of)
     cache.depend("page", on=["chapter"])
     cache.depend("chapter", on=["book"])
-    for prompt in ("page", "chapter", "book", "other"):
-        cache.update(prompt, "m", KEPT)
+    keep(cache, "page", "chapter", "book", "other")
     cache.invalidate(["chapter"])
     assert kept(cache, "page", "chapter", "book", "other") == [False, False, True, True]
     cache.invalidate(["book"])
@@ -239,8 +233,7 @@ async def test_who_asks_after_an_invalidation_gets_nothing_that_was_asked_before
         await cache.aupdate("p", "m", KEPT)
 
     leading = asyncio.create_task(lead())
-    while not cache.answers._flights._flying:
-        await asyncio.sleep(0)
+    await until(lambda: cache.answers._flights._flying)
     await cache.ainvalidate(["doc"])
     assert await asyncio.wait_for(asyncio.create_task(cache.alookup("p", "m")), 5) is None
     release.set()

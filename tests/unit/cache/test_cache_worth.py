@@ -10,9 +10,8 @@ from langchain_core.outputs import ChatGeneration
 from langchain_llmops import PriceBook
 from langchain_llmops.cache.codec import Entry, encode, rebuild
 from langchain_llmops.core.errors import EnvelopeError
-from langchain_llmops.core.events import CallFinished
 from langchain_llmops.telemetry.handler import OpsCallbackHandler
-from tests.support.cache import KEPT, request
+from tests.support.cache import KEPT, hearing, request
 from tests.support.models import ScriptedModel, answer
 
 PRICES = {"m": {"input_mtok": 1, "output_mtok": 2, "flex": {"input_mtok": 0.5, "output_mtok": 1}}}
@@ -53,8 +52,7 @@ def test_a_model_without_a_price_tells_no_dollars_and_is_not_counted_twice(make,
 
 
 def test_an_answer_without_usage_saves_an_unknown_sum_in_the_hit_and_in_its_record(make, prices) -> None:
-    handler, records = OpsCallbackHandler(prices=prices), []
-    handler.bus.subscribe(lambda event: records.append(event.record) if isinstance(event, CallFinished) else None)
+    handler, records = hearing(prices=prices)
     model = ScriptedModel(answer(usage=None, response_metadata=NAMED), cache=make(prices=prices))
     hits = [model.invoke("hi", {"callbacks": [handler]}).response_metadata.get("llmops_cache") for _ in range(2)]
     assert "saved_usd" not in hits[1]
@@ -80,8 +78,7 @@ def test_prices_that_fail_cost_the_answer_its_price_and_not_its_place(make, pric
     ],
 )
 def test_what_a_hit_saves_is_what_the_miss_cost(make, prices, usage, usd) -> None:
-    handler, records = OpsCallbackHandler(prices=prices), []
-    handler.bus.subscribe(lambda event: records.append(event.record) if isinstance(event, CallFinished) else None)
+    handler, records = hearing(prices=prices)
     message = answer(usage=usage, response_metadata=NAMED)
     model = ScriptedModel(message, cache=make(prices=prices))
     hits = [model.invoke("hi", {"callbacks": [handler]}).response_metadata.get("llmops_cache") for _ in range(2)]

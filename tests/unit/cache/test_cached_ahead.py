@@ -18,23 +18,10 @@ from langchain_llmops.core.context import acting_for
 from langchain_llmops.core.errors import ConfigurationError
 from langchain_llmops.core.types import Identity
 from langchain_llmops.resilience.fallback import FallbackChain
-from tests.support.ahead import LATENCY_S, Desk, invoke, landed
+from tests.support.ahead import LATENCY_S, Desk, landed
 from tests.support.models import Hang, ScriptedModel, answer, eventually, lookup, tool_call
+from tests.support.ways import ainvoke, each_way, stream
 
-
-async def ainvoke(model, messages, config):
-    return await model.ainvoke(messages, config)
-
-
-async def stream(model, messages, config):
-    return reduce(add, model.stream(messages, config))
-
-
-async def astream(model, messages, config):
-    return reduce(add, [piece async for piece in model.astream(messages, config)])
-
-
-each_way = pytest.mark.parametrize("ask", [invoke, ainvoke, stream, astream], ids=lambda way: way.__name__)
 each_form = pytest.mark.parametrize("chat", [False, True], ids=["alone", "goes on"])
 
 

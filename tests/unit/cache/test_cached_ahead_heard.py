@@ -12,17 +12,13 @@ from langgraph.graph import START, MessagesState, StateGraph
 from langchain_llmops import LLMOps, Settings
 from langchain_llmops.core.concurrency import run_sync
 from langchain_llmops.core.context import PREFETCH
-from langchain_llmops.core.events import Bus, CallFinished
 from langchain_llmops.ledger.filters import Filter
 from langchain_llmops.ledger.spend import spend_by
 from langchain_llmops.middleware.caching import CacheMiddleware
-from langchain_llmops.telemetry.handler import OpsCallbackHandler
 from langchain_llmops.telemetry.installed import Installation
 from tests.support.ahead import Desk, landed
 from tests.support.models import ScriptedModel, answer, eventually
-from tests.unit.cache.test_cached_ahead import ainvoke, astream, invoke, stream
-
-each_way = pytest.mark.parametrize("ask", [invoke, ainvoke, stream, astream], ids=lambda way: way.__name__)
+from tests.support.ways import each_way
 
 
 class Ears(BaseCallbackHandler):
@@ -39,18 +35,6 @@ class Ears(BaseCallbackHandler):
 
     def on_llm_end(self, response, **kwargs) -> None:
         self.heard.append("end")
-
-
-@pytest.fixture
-def records():
-    return []
-
-
-@pytest.fixture
-def handler(records) -> OpsCallbackHandler:
-    bus = Bus()
-    bus.subscribe(lambda event: records.append(event.record) if isinstance(event, CallFinished) else None)
-    return OpsCallbackHandler(bus)
 
 
 @each_way

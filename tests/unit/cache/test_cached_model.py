@@ -3,71 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from functools import reduce
 from operator import add
 
 import pytest
 from langchain_core.callbacks import BaseCallbackHandler, UsageMetadataCallbackHandler
-from langchain_core.exceptions import ContextOverflowError, ModelInvalidRequestError
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage
 from langchain_core.rate_limiters import InMemoryRateLimiter
 from langchain_openai import ChatOpenAI
 from langgraph.graph import START, MessagesState, StateGraph
-from pydantic import BaseModel
 
-from langchain_llmops.cache import flight
 from langchain_llmops.cache.model import CachedChatModel, cached
-from langchain_llmops.cache.policy import Policy
 from langchain_llmops.core.errors import ConfigurationError
-from langchain_llmops.core.events import Bus, CallFinished
 from langchain_llmops.resilience.fallback import FallbackChain
 from langchain_llmops.router.model import ModelRouter
-from langchain_llmops.simulator import FaultPlan, Scripted, running
-from langchain_llmops.telemetry.handler import OpsCallbackHandler
-from tests.support.models import ScriptedModel, answer, chunk, lookup, tool_call
+from tests.support.models import ScriptedModel, answer, chunk, tool_call
+from tests.support.ways import each_first_way, each_stream, each_way
 
 TEXT = "one two  three\n\nfour "
-
-
-class Ways:
-    """The ways to ask for one message, sync and async, each as a whole message."""
-
-    @staticmethod
-    async def invoke(model, asked="hi", config=None):
-        return model.invoke(asked, config)
-
-    @staticmethod
-    async def ainvoke(model, asked="hi", config=None):
-        return await model.ainvoke(asked, config)
-
-    @staticmethod
-    async def stream(model, asked="hi", config=None):
-        return reduce(add, model.stream(asked, config))
-
-    @staticmethod
-    async def astream(model, asked="hi", config=None):
-        return reduce(add, [piece async for piece in model.astream(asked, config)])
-
-
-WAYS = [Ways.invoke, Ways.ainvoke, Ways.stream, Ways.astream]
-STREAMS = [Ways.stream, Ways.astream]
-each_way = pytest.mark.parametrize("ask", WAYS, ids=lambda way: way.__name__)
-each_first_way = pytest.mark.parametrize("first", WAYS, ids=lambda way: way.__name__)
-each_stream = pytest.mark.parametrize("ask", STREAMS, ids=lambda way: way.__name__)
-
-
-@pytest.fixture
-def records():
-    return []
-
-
-@pytest.fixture
-def config(records):
-    bus = Bus()
-    bus.subscribe(lambda event: records.append(event.record) if isinstance(event, CallFinished) else None)
-    return {"callbacks": [OpsCallbackHandler(bus)], "metadata": {"user_id": "ada"}}
 
 
 # one entry for all ways of asking
@@ -337,108 +291,6 @@ async def test_tool_calls_are_kept_by_policy_only(make, ask) -> None:
         assert model.calls == calls
 
 
-# failures
-
-
-class OverflowedError(ContextOverflowError):
-    code = "context_length_exceeded"
-
-    def __init__(self, message, *, response) -> None:
-        super().__init__(message)
-        self.message, self.status_code, self.response = message, 400, response
-
-
-@each_first_way
-@each_way
-async def test_what_was_too_long_is_not_sent_again_for_a_while(make, clock, first, ask, config, records) -> None:
-    model = ScriptedModel(OverflowedError("too long: SECRET", response=["SECRET"]))
-    both = cached(model, cache=make())
-    with pytest.raises(OverflowedError):
-        await first(both, config=config)
-    with pytest.raises(OverflowedError, match="not sent again") as again:
-        await ask(both, config=config)
-    assert model.calls == 1
-    assert again.value.status_code == 400
-    assert "SECRET" not in str(vars(again.value)) + str(again.value)
-    assert [record.error_class for record in records] == ["OverflowedError"] * 2
-    clock.pass_s(31)
-    with pytest.raises(OverflowedError, match="SECRET"):
-        await ask(both)
-    assert model.calls == 2
-
-
-@each_way
-async def test_no_other_failure_is_remembered(make, ask) -> None:
-    model = ScriptedModel(ModelInvalidRequestError("wrong"), "good")
-    both = cached(model, cache=make())
-    with pytest.raises(ModelInvalidRequestError):
-        await ask(both)
-    assert (await ask(both)).text == "good"
-
-
-@each_way
-async def test_nothing_is_remembered_where_the_policy_says_so(make, ask) -> None:
-    model = ScriptedModel(OverflowedError("too long", response=None))
-    both = cached(model, cache=make(policy=Policy(refused_s=0)))
-    for _ in range(2):
-        with pytest.raises(OverflowedError, match="^too long$"):
-            await ask(both)
-    assert model.calls == 2
-
-
-async def test_fifty_that_are_too_long_at_once_are_sent_once(make, monkeypatch) -> None:
-    monkeypatch.setattr(flight, "LOOK_SELDOM_S", 60)
-    model = ScriptedModel(OverflowedError("too long", response=None))
-    both = cached(model, cache=make())
-    ways = [both.ainvoke("hi"), *(Ways.astream(both) for _ in range(24)), *(both.ainvoke("hi") for _ in range(25))]
-    failed = await asyncio.gather(*ways, return_exceptions=True)
-    assert {type(one) for one in failed} == {OverflowedError}
-    assert model.calls == 1
-
-
-@pytest.mark.parametrize("l2", [True, False])
-@each_first_way
-@each_way
-async def test_an_answer_past_its_time_is_served_while_the_provider_is_down(
-    make, clock, first, ask, l2, config, records
-) -> None:
-    model = ScriptedModel("old", ConnectionError("down"), ConnectionError("down"), "new")
-    both = cached(model, cache=make(l2=l2, l1_s=10, l2_s=10, stale_s=100))
-    await first(both)
-    clock.pass_s(20)
-    found = await ask(both, config=config)
-    assert found.text == "old"
-    assert found.response_metadata["llmops_cache"]["stale"]
-    assert found.response_metadata["llmops_cache"]["age_s"] == 20
-    assert found.usage_metadata["total_tokens"] == 0
-    assert records[-1].cache_level is not None
-    assert records[-1].cost_usd == 0
-    clock.pass_s(200)
-    with pytest.raises(ConnectionError):
-        await ask(both)
-    assert (await ask(both)).text == "new"
-
-
-@each_way
-async def test_an_answer_past_its_time_is_no_answer_to_a_wrong_request(make, clock, ask) -> None:
-    model = ScriptedModel("old", ModelInvalidRequestError("wrong"))
-    both = cached(model, cache=make(l2_s=10, l1_s=10, stale_s=100))
-    await ask(both)
-    clock.pass_s(20)
-    with pytest.raises(ModelInvalidRequestError):
-        await ask(both)
-
-
-@each_stream
-async def test_two_answers_are_never_mixed(make, clock, ask) -> None:
-    model = ScriptedModel("old", [chunk("ne"), ConnectionError("down")])
-    both = cached(model, cache=make(l2_s=10, l1_s=10, stale_s=100))
-    await ask(both)
-    clock.pass_s(20)
-    with pytest.raises(ConnectionError):
-        await ask(both)
-
-
 # still the model it was
 
 
@@ -501,108 +353,3 @@ async def test_a_model_that_streams_in_threads_only_is_cached_all_the_same(make,
     both = cached(model, cache=make())
     assert [(await asyncio.wait_for(ask(both), 10)).text for _ in range(2)] == [TEXT] * 2
     assert model.calls == 1
-
-
-# ChatOpenAI over the wire
-
-
-class Verdict(BaseModel):
-    """A judgement."""
-
-    n: int
-
-
-OTHER_VERDICT = type("Verdict", (BaseModel,), {"__annotations__": {"n": int, "why": str}, "__doc__": "A judgement."})
-OTHER_VERDICT.__module__, OTHER_VERDICT.__qualname__ = Verdict.__module__, Verdict.__qualname__
-SCRIPT = Scripted(
-    [
-        {"when": {"contains": "order"}, "reply": {"tool_calls": [{"name": "lookup", "arguments": {"order_id": "7"}}]}},
-        {"when": {"contains": "judge"}, "reply": json.dumps({"n": 5, "why": "so"})},
-        {"default": "Hello there, how are you?"},
-    ]
-)
-
-
-@pytest.fixture
-def provider():
-    with running(SCRIPT) as simulator:
-        yield simulator
-
-
-@pytest.fixture
-def openai_model(provider, http_clients):
-    options = {"model": "gpt-4o-mini", "api_key": "k", "max_retries": 0, "stream_usage": True, **http_clients}
-    return ChatOpenAI(base_url=provider.base_url, **options)
-
-
-@each_first_way
-@each_way
-async def test_openai_is_asked_once_whichever_way(make, provider, openai_model, first, ask) -> None:
-    model = cached(openai_model, cache=make())
-    brought, found = await first(model), await ask(model)
-    assert provider.stats.requests == 1
-    assert brought.text == found.text == "Hello there, how are you?"
-    assert (
-        found.response_metadata["llmops_cache"]["saved"]["total_tokens"] == brought.usage_metadata["total_tokens"] > 0
-    )
-    assert found.usage_metadata["total_tokens"] == 0
-
-
-@each_stream
-async def test_tool_calls_of_openai_are_streamed_again(make, provider, openai_model, ask) -> None:
-    model = cached(openai_model, cache=make(tool_calls=True)).bind_tools([lookup])
-    brought, found = await ask(model, "order 7"), await ask(model, "order 7")
-    assert provider.stats.requests == 1
-    assert [(call["name"], call["args"]) for call in found.tool_calls] == [("lookup", {"order_id": "7"})]
-    assert found.tool_calls[0]["id"] != brought.tool_calls[0]["id"]
-
-
-@pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")  # of openai's own stream of a class
-@each_first_way
-@each_way
-async def test_structured_output_is_cached_by_the_schema_of_its_class(make, provider, openai_model, first, ask) -> None:
-    async def whole(way, model):
-        if way in (Ways.invoke, Ways.ainvoke):
-            return await way(model, "judge this")
-        *_, last = (
-            list(model.stream("judge this"))
-            if way is Ways.stream
-            else [one async for one in model.astream("judge this")]
-        )
-        return last
-
-    model = cached(openai_model, cache=make())
-    brought = await whole(first, model.with_structured_output(Verdict))
-    found = await whole(ask, model.with_structured_output(Verdict))
-    assert provider.stats.requests == 1
-    assert brought == found == Verdict(n=5)
-    assert type(found) is Verdict
-    other = await whole(ask, model.with_structured_output(OTHER_VERDICT))
-    assert provider.stats.requests == 2
-    assert (type(other), other.why) == (OTHER_VERDICT, "so")
-
-
-@each_stream
-async def test_a_stream_that_openai_cut_is_asked_for_again(make, http_clients, ask) -> None:
-    with running(SCRIPT, faults=FaultPlan(schedule={1: "cut"})) as simulator:
-        options = {"model": "gpt-4o-mini", "api_key": "k", "max_retries": 0, **http_clients}
-        model = cached(ChatOpenAI(base_url=simulator.base_url, **options), cache=make())
-        try:
-            await ask(model)
-        except Exception as error:
-            assert "Hello" not in str(error)
-        assert (await ask(model)).text == "Hello there, how are you?"
-        assert simulator.stats.requests == 2
-
-
-@each_way
-async def test_an_overflow_of_openai_is_raised_again_as_its_own_class(make, http_clients, ask) -> None:
-    with running(SCRIPT, faults=FaultPlan(rates={"context_overflow": 1})) as simulator:
-        options = {"model": "gpt-4o-mini", "api_key": "k", "max_retries": 0, **http_clients}
-        model = cached(ChatOpenAI(base_url=simulator.base_url, **options), cache=make())
-        with pytest.raises(ContextOverflowError) as first:
-            await ask(model)
-        with pytest.raises(ContextOverflowError, match="was not sent again") as again:
-            await ask(model)
-        assert type(again.value) is type(first.value)
-        assert simulator.stats.requests == 1

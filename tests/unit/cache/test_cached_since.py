@@ -14,8 +14,6 @@ from langchain_llmops.cache.retriever import CachedRetriever
 from langchain_llmops.core.concurrency import drive
 from langchain_llmops.core.errors import ConfigurationError
 from langchain_llmops.core.types import Identity
-from tests.support.cache import Clock
-from tests.support.shelves import MemoryShelves
 
 
 class Searched:
@@ -43,11 +41,6 @@ class Words(Embeddings):
 
     def embed_query(self, text):
         return self.embed_documents([text])[0]
-
-
-@pytest.fixture
-def shelves() -> MemoryShelves:
-    return MemoryShelves(Clock())
 
 
 def retriever(searched, shelves, **options):

@@ -11,6 +11,7 @@ import pytest
 from langchain_llmops.cache import flight
 from langchain_llmops.cache.model import cached
 from tests.support.models import Hang, ScriptedModel, chunk, eventually
+from tests.support.waiting import all_wait
 
 MANY = 50
 
@@ -57,19 +58,11 @@ async def streamed(model, asked="hi"):
     return "".join([piece.text async for piece in model.astream(asked)])
 
 
-async def all_wait(model, tasks) -> None:
-    while not model.calls:
-        await asyncio.sleep(0)
-    for _ in range(200):
-        await asyncio.sleep(0)
-    assert not any(task.done() for task in tasks)
-
-
 @pytest.mark.parametrize("l2", [True, False])
 async def test_fifty_streams_at_once_make_one_call(make, gated, l2) -> None:
     model = cached(gated, cache=make(l2=l2, lease_s=3.0))
     tasks = [asyncio.create_task(streamed(model)) for _ in range(MANY)]
-    await all_wait(gated, tasks)
+    await all_wait(lambda: gated.calls, tasks)
     gated.gate.set()
     assert set(await asyncio.gather(*tasks)) == {"a b"}
     assert gated.calls == 1
@@ -78,9 +71,9 @@ async def test_fifty_streams_at_once_make_one_call(make, gated, l2) -> None:
 async def test_calls_wait_for_a_stream_and_streams_for_a_call(make, gated) -> None:
     model = cached(gated, cache=make())
     tasks = [asyncio.create_task(streamed(model)) for _ in range(5)]
-    await all_wait(gated, tasks)
+    await all_wait(lambda: gated.calls, tasks)
     tasks += [asyncio.create_task(model.ainvoke("hi")) for _ in range(5)]
-    await all_wait(gated, tasks)
+    await all_wait(lambda: gated.calls, tasks)
     gated.gate.set()
     await asyncio.gather(*tasks)
     assert gated.calls == 1
@@ -101,7 +94,7 @@ async def test_a_stream_whose_steps_are_tasks_of_their_own_leads_on(make, gated)
     stream = model.astream("hi")
     first = await asyncio.ensure_future(_next(stream))
     task = asyncio.create_task(streamed(model))
-    await all_wait(gated, [task])
+    await all_wait(lambda: gated.calls, [task])
     gated.gate.set()
     async for piece in stream:
         first += piece
@@ -120,7 +113,7 @@ async def test_a_stream_that_is_abandoned_releases_the_others(make, gated, how, 
     stream = model.astream("hi")
     assert (await anext(stream)).text == "a"
     waiting = [asyncio.create_task(streamed(model)) for _ in range(10)]
-    await all_wait(gated, waiting)
+    await all_wait(lambda: gated.calls, waiting)
     if how == "cancelled":
         task = asyncio.create_task(anext(stream))
         await asyncio.sleep(0)
@@ -169,7 +162,7 @@ async def test_an_answer_that_may_not_be_kept_releases_all_at_once(make, gated) 
     gated.good = False
     model = cached(gated, cache=make())
     tasks = [asyncio.create_task(streamed(model)) for _ in range(10)]
-    await all_wait(gated, tasks)
+    await all_wait(lambda: gated.calls, tasks)
     gated.gate.set()
     await asyncio.wait_for(asyncio.gather(*tasks), 5)
     assert gated.calls == 10
@@ -224,7 +217,7 @@ async def test_a_cancelled_call_of_a_cached_model_hangs_nobody(make) -> None:
 async def test_two_processes_that_stream_make_one_call(make, gated) -> None:
     here, there = (cached(gated, cache=make(lease_s=3.0)) for _ in range(2))
     tasks = [asyncio.create_task(streamed(one)) for one in (here, there) for _ in range(5)]
-    await all_wait(gated, tasks)
+    await all_wait(lambda: gated.calls, tasks)
     gated.gate.set()
     assert set(await asyncio.wait_for(asyncio.gather(*tasks), 10)) == {"a b"}
     assert gated.calls == 1

@@ -9,7 +9,6 @@ import openai
 import pytest
 from langchain_core.embeddings import Embeddings
 from langchain_core.runnables import RunnableLambda
-from langchain_openai import OpenAIEmbeddings
 from langgraph.graph import END, START, StateGraph
 
 from langchain_llmops.core.context import acting_for
@@ -43,22 +42,14 @@ class Words(Embeddings):
 
 
 @pytest.fixture
-def connect(bus, http_clients):
+def connect(bus, openai_embeddings):
     """OpenAI's embeddings on a simulator, observed."""
 
-    def make(simulator, **options):
-        embeddings = OpenAIEmbeddings(
-            model="text-embedding-3-small",
-            base_url=simulator.base_url,
-            api_key="sk-test-key",
-            check_embedding_ctx_length=False,
-            max_retries=0,
-            **http_clients,
-            **options,
-        )
+    def connect(simulator, **options):
+        embeddings = openai_embeddings(simulator, **options)
         return embeddings, ObservedEmbeddings(embeddings, bus)
 
-    return make
+    return connect
 
 
 def reported_by(simulator) -> int:

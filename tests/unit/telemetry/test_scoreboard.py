@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from decimal import Decimal
 
@@ -154,30 +154,19 @@ def test_what_was_read_does_not_change_any_more(board) -> None:
     assert (score.calls, score.latency.count) == (1, 1)
 
 
+@pytest.mark.usefixtures("threads_that_interrupt_each_other_often")
 def test_calls_of_many_threads_are_all_counted_while_others_read(clock) -> None:
     board = Scoreboard(clock=clock)
-    rounds, workers, failures = 300, 4, []
+    rounds, workers = 300, 4
     records = [replace(CALL, latency_s=1.05**n) for n in range(rounds)]  # each in a bucket of its own
 
-    def work() -> None:
-        try:
-            for record in records:
-                tell(board, record)
-                board.score()
-        except RuntimeError as error:
-            failures.append(error)
+    def work(_) -> None:
+        for record in records:
+            tell(board, record)
+            board.score()
 
-    interval_s = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    try:
-        threads = [threading.Thread(target=work) for _ in range(workers)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    finally:
-        sys.setswitchinterval(interval_s)
-    assert failures == []
+    with ThreadPoolExecutor(workers) as threads:
+        list(threads.map(work, range(workers)))
     score = board.score("gpt-4o")
     assert score.calls == score.latency.count == rounds * workers
 
