@@ -11,6 +11,11 @@
   * EnvelopeError                   stored bytes that are not ours, damaged, or need a key
   * CheckpointError                 the conversation store refuses
     * ThreadOwnerMismatch           a session id that belongs to another user
+    * CheckpointConflict            another writer has continued the thread (also StoreConflictError)
+    * ConversationTooLong           a conversation above its maximum length
+    * ConversationEnded             a conversation that was left alone for too long
+    * UserErased                    a user whose data are being erased
+    * ErasureIncomplete             a user's data are not all erased yet (retryable; its `receipt` says what is left)
   * ModelCallError (also ModelError of langchain-core)
     * MalformedAnswerError          the provider's answer could not be parsed (retryable)
     * TruncatedAnswerError          a stream that ended without a finish reason (retryable)
@@ -23,9 +28,13 @@ from __future__ import annotations
 from langchain_core.exceptions import ModelError
 
 __all__ = [
+    "CheckpointConflict",
     "CheckpointError",
     "ConfigurationError",
+    "ConversationEnded",
+    "ConversationTooLong",
     "EnvelopeError",
+    "ErasureIncomplete",
     "FallbackExhaustedError",
     "InputFileError",
     "LLMOpsError",
@@ -39,6 +48,7 @@ __all__ = [
     "StoreUnavailableError",
     "ThreadOwnerMismatch",
     "TruncatedAnswerError",
+    "UserErased",
 ]
 
 
@@ -71,9 +81,15 @@ class StoreError(LLMOpsError):
 
 
 class StoreUnavailableError(StoreError):
-    """The store could not be reached or did not answer in time."""
+    """The store could not be reached or did not answer in time.
+
+    `outcome_unknown`: a connection was lost in use, so that what was asked for may or may not have happened. Known of
+    PostgreSQL; see `stores.base.idempotent`. `rolled_back`: others were in the way, and nothing happened.
+    """
 
     is_retryable = True
+    outcome_unknown = False
+    rolled_back = False
 
 
 class StoreAuthError(StoreError):
@@ -94,6 +110,32 @@ class CheckpointError(LLMOpsError):
 
 class ThreadOwnerMismatch(CheckpointError):  # noqa: N818 - the name users of the checkpointer look for
     """A thread id is already owned by another user."""
+
+
+class CheckpointConflict(CheckpointError, StoreConflictError):  # noqa: N818 - the name users of the checkpointer look for
+    """With strict fencing: another writer has continued the thread, and this one's state is superseded."""
+
+
+class ConversationTooLong(CheckpointError):  # noqa: N818 - says what is the matter, as its siblings do
+    """A checkpoint would make a conversation longer than is allowed."""
+
+
+class ConversationEnded(CheckpointError):  # noqa: N818 - says what is the matter, as its siblings do
+    """A conversation was not used for longer than its timeout, and takes no more."""
+
+
+class UserErased(CheckpointError):  # noqa: N818 - says what is the matter, as its siblings do
+    """A write for a user whose data are being erased."""
+
+
+class ErasureIncomplete(CheckpointError):  # noqa: N818 - says what is the matter, as its siblings do
+    """Some of a user's data could not be erased yet: ask again. `receipt` says what was erased and what is left."""
+
+    is_retryable = True
+
+    def __init__(self, message: str, receipt: object) -> None:
+        super().__init__(message)
+        self.receipt = receipt
 
 
 class ModelCallError(LLMOpsError, ModelError):

@@ -14,7 +14,18 @@ if TYPE_CHECKING:
 
     from langchain_llmops.core.types import CallRecord, ErrorKind, Identity
 
-__all__ = ["Bus", "CacheLooked", "CallFinished", "Event", "FellBack", "Retried", "Routed"]
+__all__ = [
+    "Bus",
+    "CacheLooked",
+    "CallFinished",
+    "CheckpointsStored",
+    "ConversationArchived",
+    "ConversationGrown",
+    "Event",
+    "FellBack",
+    "Retried",
+    "Routed",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -69,6 +80,37 @@ class FellBack(Event):
     to_model: str
     error_kind: ErrorKind
     identity: Identity | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointsStored(Event):
+    """A commit of the checkpointer: how many writes it stored, how long it took, and the conversations' bytes after it.
+
+    Of writes that Redis acknowledges, the sizes are told when they reach the warm tier.
+    """
+
+    writes: int
+    seconds: float
+    sizes: tuple[int, ...]
+    tenant: str
+
+
+@dataclass(frozen=True, slots=True)
+class ConversationArchived(Event):
+    """A conversation became cold, in objects of so many bytes."""
+
+    size_bytes: int
+    tenant: str
+
+
+@dataclass(frozen=True, slots=True)
+class ConversationGrown(Event):
+    """A warning: the stored bytes of a conversation have passed `warn_bytes`; told once by a process."""
+
+    thread_id: str
+    size_bytes: int
+    limit_bytes: int
+    tenant: str
 
 
 class Bus:

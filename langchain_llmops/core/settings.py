@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import os
 import re
 from collections.abc import Mapping
@@ -15,15 +17,20 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from langchain_llmops.core.errors import ConfigurationError
 from langchain_llmops.core.redaction import redact
 
-__all__ = ["CacheScope", "Settings"]
+__all__ = ["Ack", "CacheScope", "Fencing", "Settings", "TooLong"]
 
 Seconds = Annotated[float, Field(gt=0)]
 CacheScope = Literal["shared", "user", "session"]
 SemanticMode = Literal["off", "shadow", "serve"]
+Ack = Literal["durable", "replicated", "cached"]
+Fencing = Literal["off", "strict"]
+TooLong = Literal["refuse", "trim"]
 PREFIX = "LLMOPS_"
 TESTS = "LLMOPS_TEST_"
 SCHEME: Final = re.compile(r"[a-z][a-z0-9+.-]{1,19}")
 TOOL: Final = re.compile(r"[\w.-]{1,128}")
+KEY_BYTES: Final = 32
+URL_SAFE: Final = str.maketrans("-_", "+/")
 WORDS: Final = frozenset(("0", "off", "f", "false", "n", "no", "1", "on", "t", "true", "y", "yes"))
 URLS: Final = {
     "redis_url": (("redis", "rediss", "redis+cluster", "rediss+cluster"), "redis://host:6379/0"),
@@ -126,6 +133,39 @@ class Settings(BaseSettings):
     hot_ttl_s: float = Field(
         300.0, gt=0, description="Seconds a conversation stays in the hot tier after its last turn."
     )
+    checkpoint_warm_s: float = Field(
+        86_400.0, gt=0, description="Seconds after its last turn that a conversation moves to the cold tier."
+    )
+    checkpoint_ack: Ack = Field(
+        "durable", description="When a checkpoint counts as stored: `durable`, `replicated` or `cached`."
+    )
+    checkpoint_replicas: int = Field(
+        1, ge=0, description="Replicas of Redis that must have a checkpoint, with `replicated`."
+    )
+    checkpoint_fencing: Fencing = Field(
+        "off", description="`strict` refuses a writer that another one has overtaken in a conversation."
+    )
+    checkpoint_keys: SecretStr | None = Field(
+        None, description="Keys that encrypt conversations, the first seals: `id=base64,older=base64` (32 bytes each)."
+    )
+    checkpoint_user_keys: bool = Field(
+        default=False, description="A key for each user, destroyed when they are erased; needs LLMOPS_CHECKPOINT_KEYS."
+    )
+    checkpoint_timeout_s: float | None = Field(
+        None, gt=0, description="Seconds without a turn after which a conversation has ended and takes no more."
+    )
+    checkpoint_retention_days: float | None = Field(
+        None, gt=0, description="Days a conversation is kept after its last turn; for ever when unset."
+    )
+    checkpoint_max_length: int | None = Field(
+        None, gt=0, description="Longest conversation that is stored, in messages."
+    )
+    checkpoint_on_max_length: TooLong = Field(
+        "refuse", description="What happens to a longer one: `refuse`, or `trim` its oldest messages."
+    )
+    checkpoint_warn_bytes: int | None = Field(
+        None, gt=0, description="Stored bytes of a conversation at which a warning is logged and an event told."
+    )
     ledger_buffer: int = Field(
         10_000, gt=0, description="Records buffered before the ledger drops (and counts) new ones."
     )
@@ -152,6 +192,12 @@ class Settings(BaseSettings):
             raise ValueError("it takes true, false or names of tools, as in lookup,search")
         return names
 
+    @field_validator("checkpoint_keys")
+    @classmethod
+    def _keys_of_32_bytes(cls, value: SecretStr | None) -> SecretStr | None:
+        _keys(value)
+        return value
+
     @field_validator("cache_tag_ttls", mode="before")
     @classmethod
     def _tags_with_seconds(cls, value: object) -> object:
@@ -173,6 +219,10 @@ class Settings(BaseSettings):
         for name, (schemes, example) in URLS.items():
             _check_scheme(name, getattr(self, name), schemes, example)
 
+    def encryption_keys(self) -> dict[str, bytes]:
+        """`checkpoint_keys` by their ids, the one that seals first."""
+        return _keys(self.checkpoint_keys)
+
     def misspelt_variables(self, environment: Mapping[str, str] = os.environ) -> list[str]:
         """`LLMOPS_*` variables that nothing reads."""
         known = {PREFIX + name.upper() for name in type(self).model_fields}
@@ -189,6 +239,22 @@ class Settings(BaseSettings):
             (PREFIX + name.upper(), _default(name, field.default), field.description or "")
             for name, field in cls.model_fields.items()
         ]
+
+
+def _keys(given: SecretStr | None) -> dict[str, bytes]:
+    keys: dict[str, bytes] = {}
+    for pair in given.get_secret_value().split(",") if given else ():
+        name, _, encoded = pair.strip().partition("=")
+        try:
+            key = base64.b64decode(encoded.strip().translate(URL_SAFE), validate=True)
+        except (binascii.Error, ValueError):
+            key = b""
+        if not name.strip() or name.strip() in keys or len(key) != KEY_BYTES:
+            raise ValueError(
+                "it takes ids with 32 bytes in base64 each, as in 2026=…,2025=…; `openssl rand -base64 32` makes a key"
+            )
+        keys[name.strip()] = key
+    return keys
 
 
 def _check_scheme(name: str, url: SecretStr | None, schemes: tuple[str, ...], example: str) -> None:

@@ -8,6 +8,8 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from langchain_llmops.stores.keys import added, milliseconds
+from langchain_llmops.stores.memory_journal import MemoryJournal
+from langchain_llmops.stores.memory_maps import MemoryMaps
 from langchain_llmops.stores.objects import memory_objects
 from langchain_llmops.stores.opened import OpenedStore
 from langchain_llmops.stores.sqlite import IN_MEMORY, SqliteStore
@@ -102,9 +104,9 @@ class MemoryKeyValue:
 
 
 class MemoryStore(OpenedStore):
-    """Keys and values, a SQLite database and objects, all in memory and gone with the process.
+    """Keys and values, maps, a journal, a SQLite database and objects, all in memory and gone with the process.
 
-    Its `kv` serves both colours at once; a forked child goes on with copies of `kv` and `sql`.
+    Its `kv`, `maps` and `journal` serve both colours at once; a forked child goes on with copies of them and of `sql`.
     """
 
     def __init__(
@@ -122,6 +124,8 @@ class MemoryStore(OpenedStore):
             reach=database.ping,
             close=database.aclose,
             kv=MemoryKeyValue(clock),
+            maps=MemoryMaps(clock),
+            journal=MemoryJournal(),
             sql=database.sql,
             objects=memory_objects(setting=setting, blocking=blocking),
         )

@@ -10,12 +10,14 @@ from langchain_llmops.core.errors import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from langchain_llmops.stores.base import KeyValue, Objects, Sql
+    from langchain_llmops.stores.base import Journal, KeyValue, Maps, Objects, Sql
 
 __all__ = ["OpenedStore"]
 
 CAPABLE: Final = {
     "keys and values": "memory://, sqlite://, redis:// or postgresql://",
+    "maps": "memory://, redis:// or redis+cluster://",
+    "journals": "memory://, redis:// or redis+cluster://",
     "SQL tables": "memory://, sqlite:// or postgresql://",
     "objects": "memory://, file://, s3://, gs:// or az://",
 }
@@ -32,6 +34,8 @@ class OpenedStore:
         reach: Callable[[], Awaitable[object]],
         close: Callable[[], Awaitable[object]],
         kv: KeyValue | None = None,
+        maps: Maps | None = None,
+        journal: Journal | None = None,
         sql: Sql | None = None,
         objects: Objects | None = None,
     ) -> None:
@@ -40,6 +44,8 @@ class OpenedStore:
         self._reach = reach
         self._close = close
         self._kv = kv
+        self._maps = maps
+        self._journal = journal
         self._sql = sql
         self._objects = objects
 
@@ -50,6 +56,16 @@ class OpenedStore:
     def kv(self) -> KeyValue:
         """Bytes by key."""
         return self._kv if self._kv is not None else self._lacks("keys and values")
+
+    @property
+    def maps(self) -> Maps:
+        """Fields by key."""
+        return self._maps if self._maps is not None else self._lacks("maps")
+
+    @property
+    def journal(self) -> Journal:
+        """Records in order."""
+        return self._journal if self._journal is not None else self._lacks("journals")
 
     @property
     def sql(self) -> Sql:
@@ -73,7 +89,13 @@ class OpenedStore:
 
     def _lacks(self, capability: str) -> NoReturn:
         scheme = self.url.partition(":")[0]
-        own = {"keys and values": self._kv, "SQL tables": self._sql, "objects": self._objects}
+        own = {
+            "keys and values": self._kv,
+            "maps": self._maps,
+            "journals": self._journal,
+            "SQL tables": self._sql,
+            "objects": self._objects,
+        }
         kept = " and ".join(name for name, part in own.items() if part is not None)
         raise ConfigurationError(
             f"{self._setting}: {scheme}:// keeps {kept} only; use {CAPABLE[capability]} for {capability}"

@@ -18,7 +18,12 @@ __all__ = ["Place", "StoreUrl"]
 SHORTEST_SECRET: Final = 3
 LONGEST_REASON: Final = 200
 # query options that may be shown; the value of any other could be a key, a token or a password
-SHOWN_OPTIONS: Final = frozenset(("allow_http", "db", "endpoint", "host", "port", "region", "sslmode", "synchronous"))
+SHOWN_OPTIONS: Final = frozenset(
+    (
+        *("allow_http", "answer_timeout_s", "db", "endpoint", "host", "max_connections", "port", "region", "sslmode"),
+        "synchronous",
+    )
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 import re
-import selectors
-import threading
 from contextlib import asynccontextmanager
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final
 
 import psycopg
 from psycopg.adapt import AdaptersMap, Dumper
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.pq import TransactionStatus
+from psycopg.types.array import ListBinaryDumper
 from psycopg.types.string import TextLoader
 
 from langchain_llmops.core.errors import (
@@ -24,25 +22,30 @@ from langchain_llmops.core.errors import (
     StoreError,
     StoreUnavailableError,
 )
+from langchain_llmops.stores.base import Array
 from langchain_llmops.stores.clients import BlockingClient, LoopClients, settled
 from langchain_llmops.stores.migrations import run_steps
 from langchain_llmops.stores.opened import OpenedStore
 from langchain_llmops.stores.place import Place, StoreUrl
+from langchain_llmops.stores.postgres_arrays import ArrayDumper
+from langchain_llmops.stores.postgres_connections import Connections, Limits, Silent, connection_class
 from langchain_llmops.stores.sqlkv import Expressions, SqlKeyValue
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-    from contextlib import AbstractContextManager
+    from collections.abc import AsyncIterator, Sequence
+    from contextlib import AbstractAsyncContextManager, AbstractContextManager
 
     from langchain_llmops.stores.base import Dialect, Row, Transaction
     from langchain_llmops.stores.clients import Clients
+    from langchain_llmops.stores.postgres_connections import Connection
 
 __all__ = ["PostgresStore"]
 
-Connection: TypeAlias = "psycopg.AsyncConnection[Any] | psycopg.Connection[Any]"
-
 EXAMPLE: Final = "postgresql://user:password@host:5432/database"
-MAX_CONNECTIONS: Final = 10
+MIGRATION_ANSWER_S: Final = (
+    3600.0  # an index over a large table takes its time, and so does waiting for another process
+)
+OWN_OPTIONS: Final = frozenset(("max_connections", "answer_timeout_s"))
 MIGRATION_LOCK: Final = 0x6C6C6D6F7073
 EXPRESSIONS: Final = Expressions(
     now="extract(epoch FROM clock_timestamp())::float8",
@@ -52,6 +55,7 @@ EXPRESSIONS: Final = Expressions(
 )
 # SQLSTATE classes, https://www.postgresql.org/docs/current/errcodes-appendix.html
 RETRYABLE_STATES: Final = ("08", "40", "53", "55P03", "57")
+ROLLED_BACK: Final = "40"
 CONFLICT_STATES: Final = ("23505", "23P01")
 # a refused connection has no SQLSTATE in libpq, only words
 ABSENT_DATABASE: Final = re.compile(r'database ".*" does not exist')
@@ -62,9 +66,13 @@ class PostgresStore(OpenedStore):
     """`Sql` and `KeyValue` in one PostgreSQL database.
 
     Args:
-        url: `postgresql://user:password@host:5432/database`, with libpq's options in its query.
+        url: `postgresql://user:password@host:5432/database`, in its query libpq's options and two of ours:
+            `max_connections` (10; of a process, or of each event loop) and `answer_timeout_s` (60), which is how long
+            the server may say nothing while a statement runs: then the connection is given up.
         blocking: blocking connections; otherwise asyncio ones, for each event loop its own.
         timeout_s: of connecting and of waiting for a free connection.
+
+    Booleans are integers. A list is an array, sent in binary: cast it where it stands, as in `unnest(?::bytea[])`.
     """
 
     def __init__(self, url: str, *, setting: str = "url", blocking: bool = False, timeout_s: float = 5.0) -> None:
@@ -74,58 +82,6 @@ class PostgresStore(OpenedStore):
         super().__init__(parsed.shown, setting, reach=sql.reach, close=sql.aclose, kv=kv, sql=sql)
 
 
-class _Connections:
-    """The connections of one loop, or of one process; the latest that came back goes out first.
-
-    Not psycopg's pool: that connects behind the caller's back, so that a refused password is a timeout, waits longer
-    and longer when a restart has left it full of dead connections, and keeps tasks or threads that complain at exit.
-    """
-
-    def __init__(self, connect: Callable[[], Awaitable[Connection]], *, blocking: bool, timeout_s: float) -> None:
-        self._connect = connect
-        self._timeout_s = timeout_s
-        self._free = (threading.Semaphore if blocking else asyncio.Semaphore)(MAX_CONNECTIONS)
-        self._idle: list[Connection] = []
-        self._closed = False
-
-    async def take(self) -> Connection:
-        """An idle connection that is alive, or a new one; `TimeoutError` when all are in use for too long."""
-        await self._wait()
-        try:
-            while self._idle:
-                connection = self._idle.pop()
-                if _is_quiet(connection):
-                    return connection
-                await settled(connection.close())
-            return await self._connect()
-        except BaseException:  # cancelled, too: the place among the connections is given back
-            self._free.release()
-            raise
-
-    async def give(self, connection: Connection) -> None:
-        """Take a connection back; one that is in the middle of something is closed."""
-        try:
-            if self._closed or connection.closed or connection.info.transaction_status is not TransactionStatus.IDLE:
-                await settled(connection.close())
-            else:
-                self._idle.append(connection)
-        finally:
-            self._free.release()
-
-    async def close(self) -> None:
-        """Close the idle connections, and those in use when they come back."""
-        self._closed = True
-        while self._idle:
-            await settled(self._idle.pop().close())
-
-    async def _wait(self) -> None:
-        if isinstance(self._free, asyncio.Semaphore):
-            async with asyncio.timeout(self._timeout_s):
-                await self._free.acquire()
-        elif not self._free.acquire(timeout=self._timeout_s):
-            raise TimeoutError
-
-
 class _Database:
     """Connections of one colour, and what the database's errors mean."""
 
@@ -133,47 +89,52 @@ class _Database:
         self._timeout_s = timeout_s
         self._blocking = blocking
         self._place = Place(setting, "PostgreSQL", url.authority or "the local socket", url.secrets)
-        self._conninfo = url.raw
+        self._conninfo, self._limits = self._taken_apart(url)
         self._options = self._connect_options()
         kind = BlockingClient if blocking else LoopClients
-        self._clients: Clients[_Connections] = kind(self._open, _Connections.close)
+        self._clients: Clients[Connections] = kind(self._open, Connections.close)
         self.aclose = self._clients.aclose
 
     @asynccontextmanager
-    async def borrowed(self) -> AsyncIterator[Connection]:
-        """A connection in autocommit mode."""
+    async def borrowed(self, answer_s: float | None = None) -> AsyncIterator[Connection]:
+        """A connection in autocommit mode; `answer_s`: its patience, where it is another."""
         connections = await self._clients.get()
         try:
             connection = await connections.take()
         except TimeoutError as error:
             raise self._all_in_use(error) from error
+        connection.answer_s = answer_s or self._limits.answer_timeout_s
         try:
             yield connection
+        except StoreUnavailableError as error:
+            if error.outcome_unknown:
+                await connections.distrust()
+            raise
         finally:
             await connections.give(connection)
 
     async def run(self, connection: Any, statement: str, parameters: Sequence[Any] = ()) -> Any:
         """Execute one statement; its cursor."""
-        with self._typed():
+        with self._typed(connection):
             return await settled(connection.execute(_percent(statement), parameters))
 
     async def rows(self, cursor: Any) -> list[Row]:
         """What a statement returned."""
-        if not cursor.description:
+        if not cursor.pgresult.nfields:  # not `description`, which is made of many objects
             return []
-        with self._typed():
+        with self._typed(cursor.connection):
             rows: list[Row] = await settled(cursor.fetchall())
         return rows
 
     async def run_many(self, connection: Any, statement: str, rows: Sequence[Sequence[Any]]) -> None:
         """Execute one statement for every row, pipelined."""
-        with self._typed():
+        with self._typed(connection):
             await settled(connection.cursor().executemany(_percent(statement), rows))
 
     async def copy(self, connection: Any, table: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         """Append rows with COPY, five times cheaper than `run_many`."""
         statement = f"COPY {table} ({', '.join(columns)}) FROM STDIN"
-        with self._typed():
+        with self._typed(connection):
             if self._blocking:
                 with connection.cursor().copy(statement) as copy:
                     for row in rows:
@@ -207,21 +168,38 @@ class _Database:
             return {**options, "autocommit": True, "context": _adapters()}
         raise fault
 
-    async def _open(self) -> _Connections:
-        return _Connections(self._connect, blocking=self._blocking, timeout_s=self._timeout_s)
+    def _taken_apart(self, url: StoreUrl) -> tuple[str, Limits]:
+        """What libpq is told, and our own options."""
+        try:
+            limits = Limits.read(self._timeout_s, url.options)
+        except ValueError as error:
+            raise self._place.fault(ConfigurationError, f"in the postgresql:// URL {error}") from error
+        location, _, query = url.raw.partition("?")
+        theirs = [option for option in query.split("&") if option.partition("=")[0] not in OWN_OPTIONS]
+        return location + ("?" + "&".join(theirs) if theirs != [""] and theirs else ""), limits
+
+    async def _open(self) -> Connections:
+        return Connections(self._connect, self._limits, blocking=self._blocking)
 
     async def _connect(self) -> Connection:
-        connect: Any = psycopg.Connection.connect if self._blocking else psycopg.AsyncConnection.connect
+        connect: Any = connection_class(blocking=self._blocking).connect
         with self._typed():
             connection: Connection = await settled(connect(self._conninfo, **self._options))
         return connection
 
     def _all_in_use(self, error: Exception) -> Exception:
-        text = f"all {MAX_CONNECTIONS} connections to PostgreSQL at {self._place.where} were in use"
+        text = f"all {self._limits.max_connections} connections to PostgreSQL at {self._place.where} were in use"
         return self._place.fault(StoreUnavailableError, f"{text} for {self._timeout_s:g} s; try again", error)
 
-    def _typed(self) -> AbstractContextManager[None]:
-        return self._place.typed((psycopg.Error, OSError, UnicodeEncodeError, OverflowError), self._translated)
+    def _typed(self, connection: Any = None) -> AbstractContextManager[None]:
+        def say(error: Exception) -> Exception:
+            fault = self._translated(error)
+            if isinstance(fault, StoreUnavailableError) and connection is not None:
+                fault.outcome_unknown = connection.closed
+                fault.rolled_back = str(getattr(error, "sqlstate", None) or "").startswith(ROLLED_BACK)
+            return fault
+
+        return self._place.typed((psycopg.Error, OSError, UnicodeEncodeError, OverflowError), say)
 
     def _translated(self, error: Exception) -> Exception:  # noqa: PLR0911 - one line for each kind
         place, reason, primary = self._place, self._place.reason(error), _primary(error)
@@ -237,6 +215,9 @@ class _Database:
             return place.fault(
                 ConfigurationError, f"{at}: {absent and absent[0]}; create it or correct the name", error
             )
+        if isinstance(error, Silent):
+            text = f"{at} said nothing more ({reason}); look after it, or set answer_timeout_s in the URL higher"
+            return place.fault(StoreUnavailableError, text, error)
         if lost or state.startswith(RETRYABLE_STATES):
             text = f"{at} cannot be reached ({primary or _last(reason)}); start it or correct the URL"
             return place.fault(StoreUnavailableError, text, error)
@@ -302,10 +283,13 @@ class _PostgresSql:
         async with self.transaction() as transaction:
             await transaction.insert_rows(table, columns, rows)
 
-    @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[Transaction]:
+    def transaction(self) -> AbstractAsyncContextManager[Transaction]:
         """BEGIN … COMMIT on one connection."""
-        async with self._database.borrowed() as connection:
+        return self._transaction()
+
+    @asynccontextmanager
+    async def _transaction(self, answer_s: float | None = None) -> AsyncIterator[Transaction]:
+        async with self._database.borrowed(answer_s) as connection:
             await self._database.run(connection, "BEGIN")
             try:
                 yield _Statements(self._database, connection)
@@ -318,7 +302,7 @@ class _PostgresSql:
 
     async def migrate(self, component: str, steps: Sequence[str]) -> int:
         """Bring a component's tables up to date; an advisory lock keeps other processes out meanwhile."""
-        async with self.transaction() as transaction:
+        async with self._transaction(MIGRATION_ANSWER_S) as transaction:
             await transaction.fetch("SELECT pg_advisory_xact_lock(?)", (MIGRATION_LOCK,))
             return await run_steps(transaction, self.dialect, component, steps)
 
@@ -344,18 +328,10 @@ class _BoolAsInteger(Dumper):
 def _adapters() -> AdaptersMap:
     adapters = AdaptersMap(psycopg.adapters)
     adapters.register_dumper(bool, _BoolAsInteger)
+    adapters.register_dumper(Array, ArrayDumper)
+    adapters.register_dumper(list, ListBinaryDumper)  # bytes as text would be twice as long, and seven times as slow
     adapters.register_loader("json", TextLoader)
     return adapters
-
-
-def _is_quiet(connection: Connection) -> bool:
-    """Whether an idle connection has nothing to say; when the server ends one, it has."""
-    try:
-        with selectors.DefaultSelector() as selector:
-            selector.register(connection.fileno(), selectors.EVENT_READ)
-            return not selector.select(0)
-    except (ValueError, OSError, psycopg.OperationalError):
-        return False
 
 
 @lru_cache(maxsize=512)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+from functools import partial
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Final
 
@@ -31,8 +32,11 @@ from langchain_llmops.stores.keys import NOT_A_COUNTER, key_bytes, milliseconds
 from langchain_llmops.stores.opened import OpenedStore
 from langchain_llmops.stores.place import Place, StoreUrl
 from langchain_llmops.stores.redis_cluster import Cluster
+from langchain_llmops.stores.redis_documents import documents, scan
+from langchain_llmops.stores.redis_journal import RedisJournal
+from langchain_llmops.stores.redis_maps import RedisMaps
 from langchain_llmops.stores.redis_push import listening
-from langchain_llmops.stores.wire import Endpoint, raised
+from langchain_llmops.stores.wire import EXEC, Endpoint, raised
 from langchain_llmops.stores.wire_blocking import BlockingWires
 from langchain_llmops.stores.wire_loop import LoopWire
 
@@ -47,8 +51,10 @@ if TYPE_CHECKING:
     class _Line(Protocol):
         """A way to the server."""
 
-        async def ask(self, commands: Sequence[Command], timeout_s: float, *, again: bool) -> list[Any]:
-            """Answers to commands, errors among them; `again`: they may be sent twice."""
+        async def ask(
+            self, commands: Sequence[Command], timeout_s: float, *, again: bool, at: bytes | None = None
+        ) -> list[Any]:
+            """Answers to commands, errors among them; `again`: they may be sent twice; `at`: to the server of a key."""
             ...
 
         async def aclose(self) -> None:
@@ -77,7 +83,7 @@ PASSING_ERRORS: Final = (BusyLoadingError, ClusterDownError, OutOfMemoryError, R
 
 
 class RedisStore(OpenedStore):
-    """The `KeyValue` of one Redis.
+    """The `KeyValue`, the `Maps` and the `Journal` of one Redis.
 
     Args:
         url: `redis://`, `rediss://` (TLS; options `ssl_ca_certs` and the like), `redis+cluster://` (one or several of
@@ -90,7 +96,11 @@ class RedisStore(OpenedStore):
         server = _Server(url, setting, timeout_s)
         line = _line(server, blocking=blocking)
         kv = _RedisKeyValue(server, line, timeout_s)
-        super().__init__(server.url.shown, setting, reach=kv.reach, close=line.aclose, kv=kv)
+        maps = RedisMaps(kv.ask, cluster=server.cluster)
+        journal = RedisJournal(kv.ask, cluster=server.cluster, timeout_s=timeout_s)
+        super().__init__(
+            server.url.shown, setting, reach=kv.reach, close=line.aclose, kv=kv, maps=maps, journal=journal
+        )
         self._server = server
         self._redis = kv
 
@@ -101,6 +111,16 @@ class RedisStore(OpenedStore):
     def listen(self, channel: str) -> AbstractAsyncContextManager[Line]:
         """SUBSCRIBE, in a cluster at any of the nodes that the URL names."""
         return listening(self._server, self._server.channel(channel))
+
+    async def scan(self, pattern: str) -> list[tuple[str, str]]:
+        """SCAN and TYPE; not of a cluster, whose nodes each know their own keys only."""
+        if self._server.cluster:
+            raise self._server.place.fault(ConfigurationError, "keys of a Redis Cluster are not scanned; use redis://")
+        return await scan(partial(self._redis.ask, again=True), key_bytes(pattern))
+
+    async def documents(self, keys: Sequence[str], *paths: str) -> list[bytes | None]:
+        """JSON.GET, in batches."""
+        return await documents(partial(self._redis.ask, again=True), [key_bytes(key) for key in keys], paths)
 
 
 class _Server:
@@ -118,11 +138,10 @@ class _Server:
         if wrong:
             raise self.place.fault(ConfigurationError, f"the {scheme}:// URL {wrong}; as in {EXAMPLES[scheme]}")
 
-    def endpoint(self) -> Endpoint:
-        """A single server."""
-        host, port = self.nodes[0]
+    def endpoint(self, host: str, port: int) -> Endpoint:
+        """One of the servers."""
         url = self.url
-        tls = url.options if url.scheme == "rediss" else None
+        tls = url.options if url.scheme.startswith("rediss") else None
         return Endpoint(host, port, int(self.database or 0), url.user, url.password, CLIENT_NAME, tls)
 
     def clustered(self) -> dict[str, Any]:
@@ -211,7 +230,7 @@ class _RedisKeyValue:
 
     async def get(self, key: str) -> bytes | None:
         """GET."""
-        values: list[bytes | None] = await self._ask(("GET", key_bytes(key)), again=True)
+        values: list[bytes | None] = await self.ask(("GET", key_bytes(key)), again=True)
         return values[0]
 
     async def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
@@ -221,19 +240,19 @@ class _RedisKeyValue:
         names = [key_bytes(key) for key in keys]
         values: list[bytes | None]
         if self._server.cluster:
-            values = await self._ask(*[("GET", name) for name in names], again=True)
+            values = await self.ask(*[("GET", name) for name in names], again=True)
         else:
-            (values,) = await self._ask(("MGET", *names), again=True)
+            (values,) = await self.ask(("MGET", *names), again=True)
         return values
 
     async def set(self, key: str, value: bytes, ttl_s: float | None = None) -> None:
         """SET with PX."""
-        await self._ask(_set(key, value, ttl_s), again=True)
+        await self.ask(_set(key, value, ttl_s), again=True)
 
     async def set_many(self, items: Mapping[str, bytes], ttl_s: float | None = None) -> None:
         """SETs in one pipeline."""
         if items:
-            await self._ask(*[_set(key, value, ttl_s) for key, value in items.items()], again=True)
+            await self.ask(*[_set(key, value, ttl_s) for key, value in items.items()], again=True)
 
     async def add(self, key: str, value: bytes, ttl_s: float | None = None) -> bool:
         """SET with NX."""
@@ -241,7 +260,7 @@ class _RedisKeyValue:
 
     async def add_many(self, items: Mapping[str, bytes], ttl_s: float | None = None) -> list[bool]:
         """SETs with NX in one pipeline."""
-        answers = await self._ask(*[(*_set(key, value, ttl_s), "NX") for key, value in items.items()], again=False)
+        answers = await self.ask(*[(*_set(key, value, ttl_s), "NX") for key, value in items.items()], again=False)
         return [answer is not None for answer in answers]
 
     async def increment(self, key: str, by: int = 1, ttl_s: float | None = None) -> int:
@@ -258,26 +277,28 @@ class _RedisKeyValue:
         if not names:
             return 0
         commands: list[Command] = [("UNLINK", name) for name in names] if self._server.cluster else [("UNLINK", *names)]
-        return sum(await self._ask(*commands, again=False))
+        return sum(await self.ask(*commands, again=False))
 
     async def reach(self) -> None:
         """PING."""
-        await self._ask(("PING",), again=False)
+        await self.ask(("PING",), again=False)
 
     async def publish(self, channel: bytes, message: bytes) -> None:
         """PUBLISH."""
-        await self._ask(("PUBLISH", channel, message), again=False)
+        await self.ask(("PUBLISH", channel, message), again=False)
 
-    async def _ask(self, *commands: Command, again: bool) -> list[Any]:
+    async def ask(self, *commands: Command, again: bool, at: bytes | None = None) -> list[Any]:
         """What may run twice does so when the connection was lost, unless time has run out."""
         try:
             try:
-                answers = await self._line.ask(commands, self.timeout_s, again=again)
+                answers = await self._line.ask(commands, self.timeout_s, again=again, at=at)
             except redis.ConnectionError:
                 if not again:
                     raise
-                answers = await self._line.ask(commands, self.timeout_s, again=False)
+                answers = await self._line.ask(commands, self.timeout_s, again=False, at=at)
             raised(answers)
+            if commands[-1] is EXEC:
+                _raised_inside(answers)
         except DRIVER_ERRORS as error:
             fault = self._server.translated(error)
         else:
@@ -286,7 +307,7 @@ class _RedisKeyValue:
 
     async def _counted(self, command: Command) -> int:
         try:
-            return int((await self._ask(command, again=False))[0])
+            return int((await self.ask(command, again=False))[0])
         except StoreError as error:
             if "not an integer" in str(error) or "overflow" in str(error) or "WRONGTYPE" in str(error):
                 raise StoreError(NOT_A_COUNTER) from error
@@ -303,7 +324,14 @@ class _LoopLine:
         self._wires = LoopClients(make, LoopWire.aclose)
         self.aclose = self._wires.aclose
 
-    async def ask(self, commands: Sequence[Command], timeout_s: float, *, again: bool) -> list[Any]:  # noqa: ARG002 - its loop tells it of a lost connection before
+    async def ask(
+        self,
+        commands: Sequence[Command],
+        timeout_s: float,
+        *,
+        again: bool,  # noqa: ARG002 - its loop tells it of a lost connection before
+        at: bytes | None = None,  # noqa: ARG002 - there is one server
+    ) -> list[Any]:
         """As `_Line`."""
         return await (await self._wires.get()).ask(commands, timeout_s)
 
@@ -321,15 +349,27 @@ class _ThreadsLine:
         self._wires = BlockingClient(make, close)
         self.aclose = self._wires.aclose
 
-    async def ask(self, commands: Sequence[Command], timeout_s: float, *, again: bool) -> list[Any]:
+    async def ask(
+        self,
+        commands: Sequence[Command],
+        timeout_s: float,
+        *,
+        again: bool,
+        at: bytes | None = None,  # noqa: ARG002 - there is one server
+    ) -> list[Any]:
         """As `_Line`."""
         return (await self._wires.get()).ask(commands, timeout_s, again=again)
 
 
 def _line(server: _Server, *, blocking: bool) -> _Line:
+    kind = _ThreadsLine if blocking else _LoopLine
+
+    def line_to(host: str, port: int) -> _ThreadsLine | _LoopLine:
+        return kind(server.endpoint(host, port))
+
     if server.cluster:
-        return Cluster(server.nodes, server.clustered(), blocking=blocking)
-    return (_ThreadsLine if blocking else _LoopLine)(server.endpoint())
+        return Cluster(server.nodes, server.clustered(), line_to, blocking=blocking)
+    return line_to(*server.nodes[0])
 
 
 def _node(server: str) -> tuple[str, int]:
@@ -342,6 +382,12 @@ def _node(server: str) -> tuple[str, int]:
 def _set(key: str, value: bytes, ttl_s: float | None) -> Command:
     command = ("SET", key_bytes(key), value)
     return command if ttl_s is None else (*command, "PX", milliseconds(ttl_s))
+
+
+def _raised_inside(answers: Sequence[Any]) -> None:
+    for answer in answers:
+        if isinstance(answer, list):
+            raised(answer)
 
 
 def _short(reason: str) -> str:

@@ -24,11 +24,13 @@ from redis.exceptions import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-__all__ = ["NOTHING_YET", "Command", "Endpoint", "packed", "raised", "reader"]
+__all__ = ["EXEC", "MULTI", "NOTHING_YET", "Command", "Endpoint", "packed", "raised", "reader"]
 
 Command = tuple[bytes | str | int, ...]
 
 NOTHING_YET: Final = object()
+MULTI: Final[Command] = ("MULTI",)
+EXEC: Final[Command] = ("EXEC",)  # what was queued before it is answered in its answer, errors too
 CONNECT_S: Final = 0.25
 KINDS: Final[Mapping[str, type[Exception]]] = {
     "CLUSTERDOWN": ClusterDownError,

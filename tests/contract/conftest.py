@@ -31,10 +31,10 @@ def _backend(name: str, fixture: str, *capabilities: str) -> Backend:
 
 
 BACKENDS = (
-    _backend("memory", "memory_url", "kv", "sql", "objects"),
+    _backend("memory", "memory_url", "kv", "maps", "journal", "sql", "objects"),
     _backend("sqlite", "sqlite_url", "kv", "sql"),
-    _backend("redis", "redis_url", "kv"),
-    _backend("redis-cluster", "redis_cluster_url", "kv"),
+    _backend("redis", "redis_url", "kv", "maps", "journal"),
+    _backend("redis-cluster", "redis_cluster_url", "kv", "maps", "journal"),
     _backend("postgresql", "postgres_url", "kv", "sql"),
     _backend("file", "file_url", "objects"),
     _backend("s3-rclone", "s3_url", "objects"),
@@ -65,7 +65,7 @@ class Opened:
 
 
 def pytest_generate_tests(metafunc):
-    for capability in ("kv", "sql", "objects"):
+    for capability in ("kv", "maps", "journal", "sql", "objects"):
         if capability in metafunc.fixturenames:
             able = [backend for backend in BACKENDS if capability in backend.capabilities]
             if metafunc.definition.get_closest_marker("between_processes"):
@@ -108,6 +108,16 @@ def opened(case, request):
 @pytest.fixture
 def kv(opened):
     return opened.store.kv
+
+
+@pytest.fixture
+def maps(opened):
+    return opened.store.maps
+
+
+@pytest.fixture
+def journal(opened):
+    return opened.store.journal
 
 
 @pytest.fixture

@@ -15,39 +15,13 @@ import time
 import pytest
 import redis
 
-from langchain_llmops.core.concurrency import drive
 from langchain_llmops.core.errors import StoreError, StoreUnavailableError
-from langchain_llmops.stores.base import open_store
+from tests.support.callers import Caller
 from tests.support.servers import postgres_server, redis_server
 
 COLOURS = pytest.mark.parametrize("blocking", [False, True], ids=["async", "blocking"])
 TABLE = ("CREATE TABLE pair (n INTEGER, side TEXT)",)
 INSERT = "INSERT INTO pair (n, side) VALUES (?, ?)"
-
-
-class Caller:
-    """A store of one colour and what runs its coroutines."""
-
-    def __init__(self, url: str, *, blocking: bool, timeout_s: float = 5.0) -> None:
-        self.store = open_store(url, setting="LLMOPS_TEST_URL", blocking=blocking, timeout_s=timeout_s)
-        self._runner = None if blocking else asyncio.Runner()
-
-    def run(self, coroutine):
-        return drive(coroutine) if self._runner is None else self._runner.run(coroutine)
-
-    def let_see(self) -> None:
-        """A loop that was not running has not seen yet that its sockets were closed."""
-        if self._runner is not None:
-            for _ in range(5):
-                self._runner.run(asyncio.sleep(0))
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.run(self.store.aclose())
-        if self._runner is not None:
-            self._runner.close()
 
 
 async def crowd(kv, count: int) -> None:

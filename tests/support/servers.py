@@ -71,10 +71,13 @@ class Server:
         self.start()
 
     def pause(self) -> None:
-        os.kill(self.process.pid, signal.SIGSTOP)
+        """Stop it and what it has started, which says nothing more then."""
+        for one in (self.process.pid, *_children_of(self.process.pid)):
+            os.kill(one, signal.SIGSTOP)
 
     def resume(self) -> None:
-        os.kill(self.process.pid, signal.SIGCONT)
+        for one in (self.process.pid, *_children_of(self.process.pid)):
+            os.kill(one, signal.SIGCONT)
 
     def _end(self, how: signal.Signals) -> None:
         if self.process is None:
@@ -122,7 +125,7 @@ def redis_cluster(nodes: int = 3):
         for client, own in zip(clients, slots, strict=True):
             client.execute_command("CLUSTER", "ADDSLOTS", *own)
             clients[0].execute_command("CLUSTER", "MEET", "127.0.0.1", client.connection_pool.connection_kwargs["port"])
-        _until(lambda: all(_cluster_is_ok(client, nodes) for client in clients), "the cluster")
+        wait_until(lambda: all(_cluster_is_ok(client, nodes) for client in clients), "the cluster")
         yield f"redis+cluster://127.0.0.1:{servers[0].port}"
 
 
@@ -198,7 +201,7 @@ def _run(server: Server, ready=None):
     server.start()
     try:
         if ready is not None:
-            _until(lambda: ready(server), server.command[0])
+            wait_until(lambda: ready(server), server.command[0])
         yield server
     finally:
         server.stop()
@@ -331,14 +334,15 @@ def _wait_for_port(port: int, process: subprocess.Popen, name: str) -> None:
         with socket.socket() as probe:
             return probe.connect_ex(("127.0.0.1", port)) == 0
 
-    _until(listens, name)
+    wait_until(listens, name)
 
 
-def _until(condition, what: str) -> None:
-    end = time.monotonic() + DEADLINE_S
+def wait_until(condition, what: str, deadline_s: float = DEADLINE_S) -> None:
+    """Until a condition is true; `RuntimeError` when it is not within the deadline."""
+    end = time.monotonic() + deadline_s
     while not condition():
         if time.monotonic() > end:
-            raise RuntimeError(f"{what} was not ready within {DEADLINE_S} s")
+            raise RuntimeError(f"{what} was not ready within {deadline_s} s")
         time.sleep(0.02)
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import struct
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import zstandard
@@ -17,7 +19,13 @@ from langchain_llmops.core.errors import ConfigurationError, EnvelopeError
 OLD, NEW = bytes(range(32)), bytes(range(32, 64))
 PLAIN = Envelope()
 SECRET = Envelope(keys={"k1": OLD})
-BOTH = st.sampled_from([PLAIN, SECRET])
+SAMPLES = [b'{"order": %d, "city": "%s", "state": "shipped"}' % (n, b"abcdefgh"[n % 7 :]) for n in range(3000)]
+DICTIONARY, OTHER = (
+    zstandard.train_dictionary(1024, SAMPLES, k=64, d=6, f=16, accel=1, dict_id=number).as_bytes()
+    for number in (40_001, 40_002)
+)
+SHORT = Envelope(dictionary=DICTIONARY)
+BOTH = st.sampled_from([PLAIN, SECRET, SHORT, Envelope(dictionary=DICTIONARY, keys={"k1": OLD})])
 TEXT = b"the quick brown fox " * 40
 
 
@@ -36,6 +44,63 @@ def test_long_text_is_stored_shorter_and_noise_no_longer() -> None:
     assert len(PLAIN.seal(TEXT)) < len(TEXT) / 4
     assert len(PLAIN.seal(noise)) <= len(noise) + 16
     assert len(PLAIN.seal(b"")) <= 16
+
+
+def test_a_dictionary_makes_short_values_shorter() -> None:
+    value = b'{"order": 4711, "city": "def", "state": "shipped"} {"order": 4712, "city": "abcd", "state": "lost"}'
+    stored = SHORT.seal(value)
+    assert stored[3] == room.WITH_DICTIONARY
+    assert len(stored) < 0.6 * len(value) < len(PLAIN.seal(value))
+    assert SHORT.open(stored) == value
+
+
+def test_long_values_need_no_dictionary_and_tiny_ones_no_compression() -> None:
+    long = b"".join(SAMPLES)[: room.DICTIONARY_BELOW_BYTES]
+    assert SHORT.seal(long)[3] == room.ZSTD
+    assert SHORT.seal(long[1:])[3] == room.WITH_DICTIONARY
+    assert SHORT.seal(long[:63])[3] == 0
+
+
+def test_one_value_may_be_packed_harder_than_the_rest_and_opens_like_them() -> None:
+    long = b"".join(SAMPLES) * 2
+    stored = SHORT.seal(long, b"place", level=15)
+    assert stored[3] == room.WITH_DICTIONARY
+    assert len(stored) < len(SHORT.seal(long))
+    assert SHORT.open(stored) == long
+    assert PLAIN.open(PLAIN.seal(TEXT, level=15)) == TEXT
+
+
+def test_values_from_before_the_dictionary_are_opened_with_it() -> None:
+    for data in (b"", b"short", TEXT, os.urandom(500)):
+        assert SHORT.open(PLAIN.seal(data)) == data
+
+
+@pytest.mark.parametrize("reader", [PLAIN, Envelope(dictionary=OTHER)], ids=["none", "another"])
+def test_a_missing_dictionary_is_named(reader) -> None:
+    with pytest.raises(EnvelopeError, match="need compression dictionary 40001, which is not given"):
+        reader.open(SHORT.seal(SAMPLES[0] * 3))
+
+
+@pytest.mark.parametrize("data", [b"", b"no dictionary", b"text " * 1000], ids=range(3))
+def test_what_is_no_dictionary_is_refused(data) -> None:
+    with pytest.raises(ConfigurationError, match="no zstd dictionary"):
+        Envelope(dictionary=data)
+
+
+def test_threads_share_an_envelope() -> None:
+    values = [sample * (n % 40 + 1) for n, sample in enumerate(SAMPLES[:400])]
+
+    def work(turn: int) -> list[bytes]:
+        return [SHORT.open(SHORT.seal(value)) for value in values[turn:] + values[:turn]]
+
+    with ThreadPoolExecutor(8) as pool:
+        for turn, found in enumerate(pool.map(work, range(16))):
+            assert found == values[turn:] + values[:turn]
+
+
+def test_a_copy_of_an_envelope_opens_what_the_first_sealed() -> None:
+    for copied in (copy.copy(SHORT), copy.deepcopy(SHORT)):
+        assert copied.open(SHORT.seal(TEXT)) == SHORT.open(copied.seal(TEXT)) == TEXT
 
 
 def test_a_secret_is_not_readable_at_rest() -> None:
@@ -124,7 +189,7 @@ def test_another_version_says_so() -> None:
         PLAIN.open(bytes(stored))
 
 
-@pytest.mark.parametrize("flags", [4, 8, 0x80, 0xFF])
+@pytest.mark.parametrize("flags", [8, 16, 0x80, 0xFF])
 def test_flags_of_the_future_are_not_guessed(flags) -> None:
     stored = bytearray(PLAIN.seal(b"data"))
     stored[3] = flags
@@ -135,7 +200,7 @@ def test_flags_of_the_future_are_not_guessed(flags) -> None:
 def _sealed_by_someone_else(frame: bytes, monkeypatch) -> bytes:
     """A well-formed value around a hostile compressed frame."""
     with monkeypatch.context() as patch:
-        patch.setattr(room.zstandard, "compress", lambda *_: frame)
+        patch.setattr(PLAIN, "_packed", lambda *_: (room.ZSTD, frame))
         return PLAIN.seal(bytes(1_000_000))
 
 
@@ -177,3 +242,22 @@ def test_a_key_id_without_a_key_is_named() -> None:
 def test_keys_never_appear_in_a_repr() -> None:
     assert OLD.hex() not in repr(SECRET)
     assert repr(OLD) not in repr(vars(SECRET))
+
+
+def test_one_that_seals_with_another_key_opens_what_the_first_does_and_the_first_asks_for_its_key() -> None:
+    asked = []
+
+    def find_key(key_id: str) -> bytes | None:
+        asked.append(key_id)
+        return NEW if key_id == "own" else None
+
+    tenant = Envelope(keys={"k1": OLD}, find_key=find_key)
+    own = tenant.sealing_with("own", NEW)
+    assert own.open(tenant.seal(b"data", b"here"), b"here") == b"data"
+    assert not asked
+    assert tenant.open(own.seal(b"data", b"here"), b"here") == b"data"
+    assert asked == ["own"]
+    with pytest.raises(EnvelopeError, match="'gone', which is not configured or was destroyed"):
+        tenant.open(tenant.sealing_with("gone", NEW).seal(b"data"))
+    with pytest.raises(EnvelopeError, match="failed authentication"):
+        tenant.open(own.seal(b"data", b"here"), b"there")

@@ -18,13 +18,18 @@ TREE = {
     "EnvelopeError": "LLMOpsError",
     "CheckpointError": "LLMOpsError",
     "ThreadOwnerMismatch": "CheckpointError",
+    "CheckpointConflict": "CheckpointError",
+    "ConversationTooLong": "CheckpointError",
+    "ConversationEnded": "CheckpointError",
+    "UserErased": "CheckpointError",
+    "ErasureIncomplete": "CheckpointError",
     "ModelCallError": "LLMOpsError",
     "MalformedAnswerError": "ModelCallError",
     "TruncatedAnswerError": "ModelCallError",
     "RefusalError": "ModelCallError",
     "FallbackExhaustedError": "ModelCallError",
 }
-RETRYABLE = {"StoreUnavailableError", "MalformedAnswerError", "TruncatedAnswerError"}
+RETRYABLE = {"ErasureIncomplete", "StoreUnavailableError", "MalformedAnswerError", "TruncatedAnswerError"}
 
 
 def test_the_tree_is_the_one_its_docstring_draws() -> None:

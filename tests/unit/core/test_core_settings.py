@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from langchain_llmops.core.errors import ConfigurationError
 from langchain_llmops.core.settings import Settings
 
 CANARY = "c4n4rySeCreT99"
+KEYS = {"new": bytes(range(32)), "old": b"\xfb" * 32}
+KEYS_TEXT = ",".join(f"{name}={base64.b64encode(key).decode()}" for name, key in KEYS.items())
 
 
 @pytest.fixture(autouse=True)
@@ -71,6 +74,17 @@ READ = {
     "RETRY_MAX_S": ("2", lambda s: s.retry_max_s, 2.0),
     "ROUTER_MAX_SIMPLE_TOKENS": ("50", lambda s: s.router_max_simple_tokens, 50),
     "HOT_TTL_S": ("60", lambda s: s.hot_ttl_s, 60.0),
+    "CHECKPOINT_WARM_S": ("7200", lambda s: s.checkpoint_warm_s, 7200.0),
+    "CHECKPOINT_ACK": ("replicated", lambda s: s.checkpoint_ack, "replicated"),
+    "CHECKPOINT_REPLICAS": ("2", lambda s: s.checkpoint_replicas, 2),
+    "CHECKPOINT_FENCING": ("strict", lambda s: s.checkpoint_fencing, "strict"),
+    "CHECKPOINT_KEYS": (KEYS_TEXT, lambda s: list(s.encryption_keys().items()), list(KEYS.items())),
+    "CHECKPOINT_USER_KEYS": ("1", lambda s: s.checkpoint_user_keys, True),
+    "CHECKPOINT_TIMEOUT_S": ("3600", lambda s: s.checkpoint_timeout_s, 3600.0),
+    "CHECKPOINT_RETENTION_DAYS": ("90", lambda s: s.checkpoint_retention_days, 90.0),
+    "CHECKPOINT_MAX_LENGTH": ("100", lambda s: s.checkpoint_max_length, 100),
+    "CHECKPOINT_ON_MAX_LENGTH": ("trim", lambda s: s.checkpoint_on_max_length, "trim"),
+    "CHECKPOINT_WARN_BYTES": ("1000000", lambda s: s.checkpoint_warn_bytes, 1_000_000),
     "LEDGER_BUFFER": ("10", lambda s: s.ledger_buffer, 10),
     "LEDGER_RETENTION_DAYS": ("30", lambda s: s.ledger_retention_days, 30.0),
     "OTEL": ("1", lambda s: s.otel, True),
@@ -116,6 +130,17 @@ WRONG = {
     "CACHE_LEASE_S": "nan",
     "CACHE_SEMANTIC": "on",
     "CACHE_SEMANTIC_FALSE_HITS": "1",
+    "CHECKPOINT_WARM_S": "0",
+    "CHECKPOINT_ACK": "sometimes",
+    "CHECKPOINT_REPLICAS": "-1",
+    "CHECKPOINT_FENCING": "loose",
+    "CHECKPOINT_KEYS": "secret",
+    "CHECKPOINT_USER_KEYS": "perhaps",
+    "CHECKPOINT_TIMEOUT_S": "0",
+    "CHECKPOINT_RETENTION_DAYS": "-1",
+    "CHECKPOINT_MAX_LENGTH": "0",
+    "CHECKPOINT_ON_MAX_LENGTH": "cut",
+    "CHECKPOINT_WARN_BYTES": "0",
     "HOT_TTL_S": "-5",
     "LEDGER_BUFFER": "1.5",
     "LEDGER_RETENTION_DAYS": "0",
@@ -164,6 +189,31 @@ def test_tags_without_a_time_above_0_are_refused(text, monkeypatch) -> None:
 def test_answers_that_call_tools_are_cached_for_all_tools_none_or_some(text, meant, monkeypatch) -> None:
     monkeypatch.setenv("LLMOPS_CACHE_TOOL_CALLS", text)
     assert Settings().cache_tool_calls == meant
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "new",
+        f"new={base64.b64encode(b'short').decode()}",
+        f"={base64.b64encode(bytes(32)).decode()}",
+        f"{KEYS_TEXT},new={base64.b64encode(bytes(32)).decode()}",
+        f"{KEYS_TEXT},",
+        f"new={CANARY}!",
+    ],
+)
+def test_keys_that_are_no_32_bytes_each_with_an_id_of_its_own_are_refused_and_not_shown(text, monkeypatch) -> None:
+    monkeypatch.setenv("LLMOPS_CHECKPOINT_KEYS", text)
+    with pytest.raises(ConfigurationError, match=r"^LLMOPS_CHECKPOINT_KEYS: .*openssl rand -base64 32.*$") as caught:
+        Settings()
+    assert CANARY not in str(caught.value)
+
+
+def test_keys_may_be_written_for_urls_too_and_are_never_in_a_repr() -> None:
+    settings = Settings(checkpoint_keys=f" new = {base64.urlsafe_b64encode(KEYS['old']).decode()} ")
+    assert settings.encryption_keys() == {"new": KEYS["old"]}
+    assert Settings().encryption_keys() == {}
+    assert base64.urlsafe_b64encode(KEYS["old"]).decode() not in repr(settings) + settings.model_dump_json()
 
 
 WRONG_URLS = {

@@ -46,6 +46,12 @@ async def test_what_is_published_in_the_block_is_heard_and_nothing_else_is(store
     assert sorted(heard) == sorted(b"\x00\xff%d" % number for number in range(20)), "nodes of a cluster keep no order"
 
 
+async def test_a_ping_that_meets_the_loss_of_its_line_is_an_error_of_ours_or_goes_out(store) -> None:
+    async with store.listen("c") as line:
+        pinged, _ = await asyncio.gather(line.ping(), line._connection.disconnect(nowait=True), return_exceptions=True)
+    assert pinged is None or isinstance(pinged, StoreUnavailableError)
+
+
 async def test_all_who_listen_hear(store) -> None:
     async with store.listen("c") as one, store.listen("c") as other:
         await store.publish("c", b"m")

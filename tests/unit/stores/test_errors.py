@@ -65,6 +65,10 @@ def check(error: Exception, kind: type, *words: str) -> None:
         ("redis://host/database", "redis://user:password@host"),
         (f"postgresql://u:{QUOTED}@host:notaport/x", "postgresql://user:password@host"),
         ("postgresql://u:a@b@host/x", "must be percent-encoded"),
+        ("postgresql://host/x?max_connections=0", "max_connections must be a whole number"),
+        ("postgresql://host/x?max_connections=many", "max_connections must be a whole number"),
+        ("postgresql://host/x?sslmode=disable&answer_timeout_s=never", "answer_timeout_s a number of seconds"),
+        ("postgresql://host/x?answer_timeout_s=inf", "answer_timeout_s a number of seconds"),
         ("s3://", "needs a bucket"),
         ("s3://bucket?no_such_option=1", "cannot use"),
         ("http://[half", "use one of"),
@@ -138,7 +142,12 @@ def test_a_missing_extra_is_the_line_that_installs_it():
 @pytest.mark.parametrize("url", ["redis://h", "sqlite:///x.db", "file:///tmp", "memory://"])
 def test_a_capability_that_is_not_there_is_refused_by_name(url):
     store = open_store(url)
-    able = {"redis": {"kv"}, "sqlite": {"kv", "sql"}, "file": {"objects"}, "memory": {"kv", "sql", "objects"}}
-    for capability in {"kv", "sql", "objects"} - able[url.split(":", 1)[0]]:
+    able = {
+        "redis": {"kv", "maps", "journal"},
+        "sqlite": {"kv", "sql"},
+        "file": {"objects"},
+        "memory": {"kv", "maps", "journal", "sql", "objects"},
+    }
+    for capability in {"kv", "maps", "journal", "sql", "objects"} - able[url.split(":", 1)[0]]:
         with pytest.raises(ConfigurationError, match="use"):
             getattr(store, capability)

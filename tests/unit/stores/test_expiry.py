@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from langchain_llmops.core.concurrency import drive
+from langchain_llmops.stores.base import MapChange
 from langchain_llmops.stores.memory import MemoryKeyValue, MemoryStore
 from langchain_llmops.stores.sqlite import SqliteStore
 
@@ -97,3 +98,14 @@ def test_a_sweep_spares_what_was_made_to_live_longer(store, clock):
     for n in range(100):
         drive(store.kv.set(f"other{n}", b"x", 1000))
     assert drive(store.kv.get("k")) == b"y"
+
+
+def test_maps_that_have_expired_do_not_pile_up(clock):
+    maps = MemoryStore(clock=clock, blocking=True).maps
+    drive(maps.write_maps([MapChange("forever", {b"a": b"1"}), MapChange("renewed", {b"a": b"1"}, ttl_s=1)]))
+    for n in range(500):
+        change = MapChange(f"short{n}", {b"a": b"1"}, ttl_s=1)
+        drive(maps.write_maps([change, MapChange("renewed", {}, ttl_s=1)]))
+        clock.now += 0.1
+    assert len(maps._maps) < 30
+    assert drive(maps.read_map("forever")) == drive(maps.read_map("renewed")) == {b"a": b"1"}
