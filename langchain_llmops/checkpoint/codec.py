@@ -1,149 +1,172 @@
-"""Names as keys, values as sealed bytes."""
+"""Values as sealed bytes, each bound to the place it was sealed for."""
 
 from __future__ import annotations
 
+import copy
 import hashlib
-from typing import TYPE_CHECKING, Any, Final
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
-from langchain_llmops.checkpoint.schema import ThreadRows
-from langchain_llmops.core.errors import CheckpointError, EnvelopeError
+from langchain_llmops.checkpoint.names import Place, named, stored_name, text
+from langchain_llmops.checkpoint.nodes import HASH_BYTES
+from langchain_llmops.core.errors import EnvelopeError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator
 
-    from langgraph.checkpoint.serde.base import SerializerProtocol
-
+    from langchain_llmops.checkpoint.schema import Step
     from langchain_llmops.core.envelope import Envelope
 
-__all__ = [
-    "Codec",
-    "blob_key",
-    "blob_place",
-    "body_place",
-    "digest",
-    "metadata_place",
-    "name_bytes",
-    "text",
-    "untext",
-    "write_place",
-]
-
-KEY_BYTES: Final = 16
-SHOWN_CHARACTERS: Final = 80
-# PostgreSQL indexes no row above 2.7 KB; these names are parts of primary keys
-MAX_NAME_BYTES: Final = {"checkpoint_ns": 1600, "checkpoint_id": 256, "task_id": 256}
+__all__ = ["Codec", "readable"]
 
 
-def text(value: str) -> bytes:
-    """Text as stored: NUL and lone surrogates survive, and the order stays that of the characters."""
-    return value.encode("utf-8", "surrogatepass")
-
-
-def untext(stored: bytes) -> str:
-    """The text of `text`."""
-    return bytes(stored).decode("utf-8", "surrogatepass")
-
-
-def name_bytes(kind: str, value: object) -> bytes:
-    """A name that is part of a key; raises `CheckpointError` when it is too long for one."""
-    stored = text(str(value))
-    if len(stored) > MAX_NAME_BYTES[kind]:
-        raise CheckpointError(f"{kind} {str(value)[:SHOWN_CHARACTERS]!r}… is longer than {MAX_NAME_BYTES[kind]} bytes")
-    return stored
-
-
-def digest(value: str) -> bytes:
-    """16 bytes that stand for text of any length."""
-    return hashlib.blake2b(text(value), digest_size=KEY_BYTES).digest()
-
-
-def blob_key(channel: str, version: object) -> bytes:
-    """16 bytes that stand for one version of one channel."""
+@contextmanager
+def readable() -> Iterator[None]:
+    """What is stored in another shape than ours is an `EnvelopeError`."""
     try:
-        name = channel.encode()
-    except UnicodeEncodeError as error:
-        raise CheckpointError(f"channel name {channel!r} holds a lone surrogate; use valid Unicode") from error
-    return hashlib.blake2b(len(name).to_bytes(4) + name + str(version).encode(), digest_size=KEY_BYTES).digest()
+        yield
+    except (ValueError, TypeError, LookupError, AttributeError, NotImplementedError, RecursionError) as error:
+        raise EnvelopeError(
+            f"a stored value cannot be read back: it is damaged, forged or of a newer library ({type(error).__name__})"
+        ) from error
 
 
 class Codec:
-    """Seals values into an envelope that, when encrypted, opens only at the place it was sealed for.
+    """Seals what is stored; encrypted bytes open only at the place they were sealed for.
 
-    Checkpoints, metadata and archives use LangGraph's strict serializer, whatever the user's own one is for values.
+    All but channel values is packed with LangGraph's strict serializer, whatever the user's own one is.
+
+    Args:
+        secret: the key that encrypts, where one does; it makes the names of chunks unguessable.
+        user_key: id and bytes of a user's own key, which then seals all of their threads.
     """
 
-    def __init__(self, envelope: Envelope) -> None:
+    def __init__(
+        self,
+        envelope: Envelope,
+        tenant: str,
+        secret: bytes = b"",
+        user_key: Callable[[bytes], tuple[str, bytes]] | None = None,
+    ) -> None:
         self._envelope = envelope
+        self._user_key = user_key
+        self._encrypts = bool(secret)
         self._strict = JsonPlusSerializer(allowed_msgpack_modules=None)
+        self.hash_key = _hash_key(secret, text(tenant))
 
-    def seal(self, value: Any, *place: bytes, serde: SerializerProtocol | None = None) -> bytes:
-        """A value as stored at `place`."""
-        kind, data = (serde or self._strict).dumps_typed(value)
-        return self._envelope.seal(kind.encode() + b"\0" + data, _context(place))
+    def of(self, owner: bytes | None) -> Codec:
+        """The codec that seals a user's threads; every codec opens them.
 
-    def open(self, stored: bytes, *place: bytes, serde: SerializerProtocol | None = None) -> Any:
-        """The value sealed at `place`; raises `EnvelopeError` on damaged, foreign or moved bytes."""
-        kind, _, data = self._envelope.open(stored, _context(place)).partition(b"\0")
-        try:
-            return (serde or self._strict).loads_typed((kind.decode(), data))
-        except (ValueError, NotImplementedError) as error:  # what msgpack and LangGraph raise for foreign bytes
-            raise EnvelopeError(f"a stored value cannot be read back ({type(error).__name__})") from error
+        With keys of users it may wait for the database, unless the key was made ready before.
+        """
+        if owner is None or self._user_key is None:
+            return self
+        key_id, key = self._user_key(owner)
+        made = copy.copy(self)
+        made._envelope = self._envelope.sealing_with(key_id, key)  # noqa: SLF001 - a copy of this one
+        made.hash_key = _hash_key(key, owner)
+        return made
+
+    def pack(self, value: Any) -> bytes:
+        """Plain values as msgpack."""
+        kind, data = self._strict.dumps_typed(value)
+        return data if kind == "msgpack" else kind.encode()
+
+    def unpack(self, data: bytes) -> Any:
+        """What `pack` packed; raises `EnvelopeError` on anything else."""
+        with readable():
+            return self._strict.loads_typed(("msgpack", data))
 
     def plain(self, value: Any) -> Any:
         """The value as it would come back, with lists for tuples."""
         return self._strict.loads_typed(self._strict.dumps_typed(value))
 
-    def keys(self, checkpoint: Mapping[str, Any]) -> list[bytes]:
-        """The keys of all channel values a checkpoint may have."""
-        return [blob_key(channel, version) for channel, version in checkpoint["channel_versions"].items()]
+    def name_of(self, chunk: bytes) -> bytes:
+        """The name of a chunk: its keyed hash."""
+        return hashlib.blake2b(chunk, digest_size=HASH_BYTES, key=self.hash_key).digest()
 
-    def opened(self, thread: bytes, content: ThreadRows) -> ThreadRows:
-        """A thread's rows with every body opened."""
-        return _each(content, thread, lambda body, place: self._envelope.open(body, _context(place)))
+    # one kind of stored bytes each; the words are part of what an encrypted value is bound to
 
-    def sealed(self, thread: bytes, content: ThreadRows) -> ThreadRows:
-        """Opened rows sealed for a thread."""
-        return _each(content, thread, lambda body, place: self._envelope.seal(body, _context(place)))
+    def seal_label(self, thread: bytes, label: Any) -> bytes:
+        """A thread's names: its tenant's digest and its id."""
+        tenant, thread_id = label
+        return self._envelope.seal(self.pack([tenant, stored_name(thread_id)]), b"label" + thread)
+
+    def open_label(self, thread: bytes, stored: bytes) -> Any:
+        """What `seal_label` sealed."""
+        tenant, thread_id = self.unpack(self._envelope.open(stored, b"label" + thread))
+        return [tenant, named(thread_id)]
+
+    def place_of(self, thread: bytes, label: bytes) -> Place:
+        """Where rows come from, at the root namespace; a thread's id is in its label."""
+        _, thread_id = self.open_label(thread, label)
+        return Place(thread_id, thread, "", b"")
+
+    def seal_chunk(self, thread: bytes, name: bytes, chunk: bytes) -> bytes:
+        """A chunk of a thread."""
+        return self._envelope.seal(chunk, b"chunk" + thread + name)
+
+    def open_chunk(self, thread: bytes, name: bytes, stored: bytes) -> bytes:
+        """The chunk of that name; raises `EnvelopeError` on any other."""
+        chunk = self._envelope.open(stored, b"chunk" + thread + name)
+        if not self._encrypts and self.name_of(chunk) != name:  # else the name is authenticated with the bytes
+            raise EnvelopeError("stored bytes are not those of their name (damaged, forged or moved)")
+        return chunk
+
+    def seal_step(self, thread: bytes, step: Step) -> Step:
+        """A checkpoint whose metadata and manifest are open; they are bound to its parent, too."""
+        metadata = self._envelope.seal(step.metadata, _step(b"metadata", thread, step))
+        return step._replace(metadata=metadata, body=self.seal_body(thread, step))
+
+    def seal_body(self, thread: bytes, step: Step) -> bytes:
+        """A checkpoint's manifest alone."""
+        return self._envelope.seal(step.body, _step(b"body", thread, step))
+
+    def open_step(self, thread: bytes, step: Step) -> Step:
+        """What `seal_step` sealed."""
+        return step._replace(metadata=self.open_metadata(thread, step), body=self.open_body(thread, step))
+
+    def open_metadata(self, thread: bytes, step: Step) -> bytes:
+        """A checkpoint's metadata alone."""
+        return self._envelope.open(step.metadata, _step(b"metadata", thread, step))
+
+    def told(self, thread: bytes, step: Step) -> tuple[str, dict[str, Any]]:
+        """A checkpoint's namespace and metadata."""
+        namespace, metadata = self.unpack(self.open_metadata(thread, step))
+        return named(namespace), metadata
+
+    def open_body(self, thread: bytes, step: Step) -> bytes:
+        """A checkpoint's manifest alone."""
+        return self._envelope.open(step.body, _step(b"body", thread, step))
+
+    def seal_write(self, place: Place, checkpoint_id: bytes, task: bytes, idx: int, body: Any) -> bytes:
+        """A task's pending write."""
+        return self._envelope.seal(self.pack(body), _write(place.thread, place.ns, checkpoint_id, task, idx))
+
+    def open_write(self, thread: bytes, ns: bytes, checkpoint_id: bytes, task: bytes, idx: int, stored: bytes) -> Any:
+        """What `seal_write` sealed."""
+        return self.unpack(self._envelope.open(stored, _write(thread, ns, checkpoint_id, task, idx)))
+
+    def seal_object(self, context: bytes, data: bytes, *, level: int | None = None) -> bytes:
+        """An archive's object, or a hot copy's record; `level` is of compression."""
+        return self._envelope.seal(data, b"object" + context, level=level)
+
+    def open_object(self, context: bytes, stored: bytes) -> bytes:
+        """What `seal_object` sealed."""
+        return self._envelope.open(stored, b"object" + context)
 
 
-def body_place(thread: bytes, ns: bytes, checkpoint_id: bytes) -> tuple[bytes, ...]:
-    """Where a checkpoint's body belongs."""
-    return (b"checkpoint", thread, ns, checkpoint_id)
+def _hash_key(secret: bytes, scope: bytes) -> bytes:
+    return hashlib.blake2b(scope, key=secret[:64], digest_size=32, person=b"llmops chunk").digest()
 
 
-def metadata_place(thread: bytes, ns: bytes, checkpoint_id: bytes) -> tuple[bytes, ...]:
-    """Where a checkpoint's metadata belongs."""
-    return (b"metadata", thread, ns, checkpoint_id)
+def _step(kind: bytes, thread: bytes, step: Step) -> bytes:
+    parent = b"" if step.parent is None else b"\1" + step.parent
+    sizes = bytes((len(step.ns),)) + len(step.id).to_bytes(2)
+    return b"step" + kind + sizes + thread + step.ns + step.id + parent
 
 
-def blob_place(thread: bytes, ns: bytes, key: bytes) -> tuple[bytes, ...]:
-    """Where a channel value belongs."""
-    return (b"blob", thread, ns, key)
-
-
-def write_place(thread: bytes, ns: bytes, checkpoint_id: bytes, task_id: bytes, idx: int) -> tuple[bytes, ...]:
-    """Where a pending write belongs."""
-    return (b"write", thread, ns, checkpoint_id, task_id, str(idx).encode())
-
-
-def _each(content: ThreadRows, thread: bytes, change: Callable[[bytes, tuple[bytes, ...]], bytes]) -> ThreadRows:
-    return ThreadRows(
-        [
-            row._replace(
-                metadata=change(row.metadata, metadata_place(thread, row.ns, row.id)),
-                body=change(row.body, body_place(thread, row.ns, row.id)),
-            )
-            for row in content.rows
-        ],
-        [blob._replace(body=change(blob.body, blob_place(thread, blob.ns, blob.key))) for blob in content.blobs],
-        [
-            write._replace(body=change(write.body, write_place(thread, write.ns, write.id, write.task_id, write.idx)))
-            for write in content.writes
-        ],
-    )
-
-
-def _context(place: tuple[bytes, ...]) -> bytes:
-    return b"".join(len(part).to_bytes(4) + part for part in place)
+def _write(thread: bytes, ns: bytes, checkpoint_id: bytes, task: bytes, idx: int) -> bytes:
+    return b"write" + thread + bytes((len(ns),)) + ns + task + idx.to_bytes(8, signed=True) + checkpoint_id

@@ -1,4 +1,4 @@
-"""LangGraph's checkpoints to rows, and back. Runs on the caller's own thread, so the private loop only moves bytes."""
+"""LangGraph's calls to operations, and states to its tuples. Runs on the caller's own thread."""
 
 from __future__ import annotations
 
@@ -10,22 +10,17 @@ from langgraph.checkpoint.base import (
     CheckpointTuple,
     get_checkpoint_id,
     get_serializable_checkpoint_metadata,
-    writes_sort_key,
 )
 from langgraph.checkpoint.serde.types import TASKS
 
-from langchain_llmops.checkpoint.codec import (
-    blob_key,
-    blob_place,
-    body_place,
-    digest,
-    metadata_place,
-    name_bytes,
-    text,
-    untext,
-    write_place,
-)
-from langchain_llmops.checkpoint.schema import Place, Row, Write
+from langchain_llmops.checkpoint.codec import readable
+from langchain_llmops.checkpoint.committer import Op
+from langchain_llmops.checkpoint.manifest import Manifest, encoded
+from langchain_llmops.checkpoint.names import Place, digest, id_bytes, place_of, run_key, shown, stored_name, untext
+from langchain_llmops.checkpoint.nodes import Joiner, Splitter
+from langchain_llmops.checkpoint.recent import News
+from langchain_llmops.checkpoint.schema import Group, Step, Write
+from langchain_llmops.checkpoint.state import Pending, State, ordered
 from langchain_llmops.core.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -35,166 +30,229 @@ if TYPE_CHECKING:
     from langgraph.checkpoint.serde.base import SerializerProtocol
 
     from langchain_llmops.checkpoint.codec import Codec
-    from langchain_llmops.checkpoint.schema import Snapshot
+    from langchain_llmops.checkpoint.nodes import Node
+    from langchain_llmops.checkpoint.recent import Basis
+    from langchain_llmops.checkpoint.tiers import Found
 
-__all__ = ["Asked", "Converter", "Put", "PutWrites", "asked", "checkpoint_id_of", "config_of", "thread_place"]
+__all__ = ["Asked", "Converter", "asked", "checkpoint_id_of", "config_of", "needs_parent", "owner_of", "user_of"]
+
+OWN_PARTS = frozenset(("id", "channel_values", "channel_versions", "versions_seen"))
 
 
 class Asked(NamedTuple):
-    """What a config names."""
+    """What a config names; `owner` is the digest of its user."""
 
     place: Place
     checkpoint_id: bytes | None
-    user: str | None
-
-
-class Put(NamedTuple):
-    """What a put stores; `new` maps the keys of changed channels to their sealed value, None for an empty one."""
-
-    place: Place
-    user: str | None
-    row: Row
-    keys: Sequence[bytes]
-    new: Mapping[bytes, bytes | None]
-
-
-class PutWrites(NamedTuple):
-    """What a put_writes stores, by what happens to a write that is there already."""
-
-    place: Place
-    user: str | None
-    first_wins: Sequence[Write]
-    last_wins: Sequence[Write]
+    owner: bytes | None
 
 
 class Converter:
-    """Seals what comes in and opens what comes out; `serde` is for channel values."""
+    """For one tenant; `serde` is for channel values."""
 
-    def __init__(self, codec: Codec, serde: SerializerProtocol) -> None:
+    def __init__(self, codec: Codec, serde: SerializerProtocol, tenant: str, *, strict: bool) -> None:
         self._codec = codec
         self._serde = serde
+        self._tenant = digest(tenant)
+        self._strict = strict
 
     def put(
         self,
+        asked_for: Asked,
         config: RunnableConfig,
         checkpoint: Checkpoint,
         metadata: CheckpointMetadata,
         new_versions: ChannelVersions,
-    ) -> Put:
-        """A checkpoint below the one that the config names."""
-        place, parent, user = asked(config)
-        checkpoint_id = name_bytes("checkpoint_id", checkpoint["id"])
-        body = {name: part for name, part in checkpoint.items() if name != "channel_values"}
-        keys = self._codec.keys(body)
-        merged = get_serializable_checkpoint_metadata(config, metadata)
+        basis: Basis | None,
+    ) -> Op:
+        """A checkpoint below the one that the config names, as far as `basis` goes a delta."""
+        place, parent_id, owner = asked_for
+        _check_names(checkpoint["channel_versions"])
+        checkpoint_id = id_bytes(checkpoint["id"])
+        parent = basis.parent if basis is not None else None
+        splitter = Splitter(self._serde, self._codec.hash_key, basis.marked if basis is not None else None)
+        manifest = Manifest(
+            {name: part for name, part in checkpoint.items() if name not in OWN_PARTS},
+            dict(checkpoint["channel_versions"]),
+            {node: dict(seen) for node, seen in checkpoint["versions_seen"].items()},
+            _nodes(checkpoint, new_versions, parent, splitter),
+        )
+        is_delta = basis is not None and not basis.in_full and parent is not None and parent.id < checkpoint_id
+        older = parent.manifest if parent is not None and is_delta else None
+        made = encoded(manifest, older, self._codec.pack)
+        merged = self._codec.plain(get_serializable_checkpoint_metadata(config, metadata))
+        codec = self._codec.of(owner or (basis.owner if basis is not None else None))
         run_id = merged.get("run_id")
-        own = (place.thread, place.ns, checkpoint_id)
-        row = Row(
+        step = Step(
             ns=place.ns,
             id=checkpoint_id,
-            parent=parent,
-            run=None if run_id is None else digest(str(run_id)),
-            metadata=self._codec.seal(merged, *metadata_place(*own)),
-            body=self._codec.seal(body, *body_place(*own)),
+            parent=parent_id,
+            run=None if run_id is None else run_key(str(run_id)),
+            base=int(made.base),
+            metadata=codec.pack([stored_name(place.namespace), merged]),
+            body=made.body,
         )
-        new = self._values(place, checkpoint["channel_values"], new_versions)
-        return Put(place, user, row, keys, new)
+        state = State(place.namespace, place.ns, checkpoint_id, parent_id, merged, made.manifest, None)
+        news = News(place.ns, checkpoint_id, state, [], splitter.chunks, splitter.marks)
+        return self._op(place, owner, basis, codec, news, step=codec.seal_step(place.thread, step))
 
     def put_writes(
-        self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str
-    ) -> PutWrites:
+        self,
+        asked_for: Asked,
+        writes: Sequence[tuple[str, Any]],
+        task_id: str,
+        task_path: str,
+        basis: Basis | None,
+    ) -> Op:
         """A task's writes to the checkpoint that the config names."""
-        place, checkpoint_id, user = asked(config)
+        place, checkpoint_id, owner = asked_for
         if checkpoint_id is None:
             raise CheckpointError("put_writes needs config['configurable']['checkpoint_id']")
-        task, path = name_bytes("task_id", task_id), text(task_path)
-        rows = []
+        codec = self._codec.of(owner or (basis.owner if basis is not None else None))
+        splitter = Splitter(self._serde, self._codec.hash_key, basis.marked if basis is not None else None)
+        task = digest(task_id)
+        rows: list[Write] = []
+        pendings: list[tuple[Pending, bool]] = []
         for position, (channel, value) in enumerate(writes):
             idx = WRITES_IDX_MAP.get(channel, position)
-            at = write_place(place.thread, place.ns, checkpoint_id, task, idx)
-            body = self._codec.seal(value, *at, serde=self._serde)
-            rows.append(Write(place.ns, checkpoint_id, task, idx, path, text(channel), body))
-        return PutWrites(place, user, [row for row in rows if row.idx >= 0], [row for row in rows if row.idx < 0])
+            pending = Pending((task, idx), task_path, task_id, channel, splitter.split(value))
+            body = codec.seal_write(place, checkpoint_id, task, idx, list(pending[1:]))
+            rows.append(Write(place.ns, checkpoint_id, task, idx, body))
+            pendings.append((pending, idx >= 0))
+        news = News(place.ns, checkpoint_id, None, pendings, splitter.chunks, splitter.marks)
+        return self._op(place, owner, basis, codec, news, writes=rows)
 
-    def tuple(self, snapshot: Snapshot) -> CheckpointTuple:
-        """A stored checkpoint as LangGraph wants it."""
-        place, row = snapshot.place, snapshot.row
-        versions = dict(snapshot.checkpoint["channel_versions"])
-        values: dict[str, Any] = {}
-        for channel, version in versions.items():
-            key = blob_key(channel, version)
-            if key in snapshot.blobs:
-                at = blob_place(place.thread, place.ns, key)
-                values[channel] = self._codec.open(snapshot.blobs[key], *at, serde=self._serde)
-        if snapshot.sends:
-            values[TASKS] = [value for _, _, value in self._pending(place, snapshot.sends)]
+    def tuple(self, found: Found) -> CheckpointTuple:
+        """A checkpoint as LangGraph wants it."""
+        with readable():
+            return self._tuple(found)
+
+    def _tuple(self, found: Found) -> CheckpointTuple:
+        state, place = found.state, found.place
+        join = Joiner(self._serde, found.chunks.__getitem__)
+        manifest = state.manifest
+        versions = dict(manifest.versions)
+        values = join.values(manifest.values)
+        if found.sends:
+            values[TASKS] = [join.value(write.node) for write in ordered(found.sends)]
             versions[TASKS] = max(versions.values(), default="1")
         checkpoint = {
-            **snapshot.checkpoint,
-            "id": untext(row.id),
+            **manifest.fields,
+            "id": untext(state.id),
             "channel_values": values,
             "channel_versions": versions,
+            "versions_seen": {node: dict(seen) for node, seen in manifest.seen.items()},
         }
         return CheckpointTuple(
-            config=config_of(place, row.id),
+            config=config_of(place, state.namespace, state.id),
             checkpoint=cast("Checkpoint", checkpoint),
-            metadata=self._codec.open(row.metadata, *metadata_place(place.thread, place.ns, row.id)),
-            parent_config=None if row.parent is None else config_of(place, row.parent),
-            pending_writes=self._pending(place, snapshot.writes),
+            metadata=cast("CheckpointMetadata", self._codec.plain(state.metadata)),
+            parent_config=None if state.parent is None else config_of(place, state.namespace, state.parent),
+            pending_writes=self.pending(ordered((state.writes or {}).values()), join),
         )
 
-    def _values(self, place: Place, values: Mapping[str, Any], versions: ChannelVersions) -> dict[bytes, bytes | None]:
-        sealed: dict[bytes, bytes | None] = {}
-        for channel, version in versions.items():
-            key = blob_key(channel, version)
-            at = blob_place(place.thread, place.ns, key)
-            sealed[key] = self._codec.seal(values[channel], *at, serde=self._serde) if channel in values else None
-        return sealed
+    def pending(self, writes: Iterable[Pending], join: Joiner) -> list[PendingWrite]:
+        """Pending writes with their values."""
+        with readable():
+            return [(write.task_id, write.channel, join.value(write.node)) for write in writes]
 
-    def _pending(self, place: Place, writes: Iterable[Write]) -> list[PendingWrite]:
-        found = []
-        for write in writes:
-            at = write_place(place.thread, place.ns, write.id, write.task_id, write.idx)
-            value = self._codec.open(write.body, *at, serde=self._serde)
-            order = writes_sort_key(untext(write.task_path), untext(write.task_id), write.idx)
-            found.append((order, (untext(write.task_id), untext(write.channel), value)))
-        return [pending for _, pending in sorted(found, key=lambda one: one[0])]
+    def _op(
+        self,
+        place: Place,
+        owner: bytes | None,
+        basis: Basis | None,
+        codec: Codec,
+        news: News,
+        *,
+        step: Step | None = None,
+        writes: Sequence[Write] = (),
+    ) -> Op:
+        stored = basis.stored if basis is not None else ()
+        sent = {
+            name: codec.seal_chunk(place.thread, name, chunk)
+            for name, chunk in news.chunks.items()
+            if name not in stored
+        }
+        group = Group(
+            thread=place.thread,
+            label=codec.seal_label(place.thread, [self._tenant, place.thread_id]),
+            tenant=self._tenant,
+            owner=owner,
+            epoch=basis.epoch if basis is not None else None,
+            strict=self._strict and step is not None,
+            chunks=sent,
+            steps=[step] if step is not None else [],
+            keeps=[write for write in writes if write.idx >= 0],
+            puts=[write for write in writes if write.idx < 0],
+        )
+        return Op(group, news)
 
 
-def thread_place(thread_id: object, ns: bytes = b"") -> Place:
-    """Where a thread's checkpoints live."""
-    name = str(thread_id)
-    return Place(name, digest(name), ns)
+def _check_names(channels: Iterable[str]) -> None:
+    try:
+        "".join(channels).encode()
+    except UnicodeEncodeError as error:
+        name = next(channel for channel in channels if any("\ud800" <= one <= "\udfff" for one in channel))
+        raise CheckpointError(f"channel name {shown(name)} holds a lone surrogate; use valid Unicode") from error
 
 
-def asked(config: RunnableConfig) -> Asked:
+def needs_parent(checkpoint: Checkpoint, new_versions: ChannelVersions, basis: Basis | None) -> bool:
+    """Whether channels keep their parent's value that is not at hand."""
+    if basis is not None and basis.parent is not None:
+        return False
+    values = checkpoint["channel_values"]
+    return any(name not in new_versions and name not in values for name in checkpoint["channel_versions"])
+
+
+def asked(tenant: str, config: RunnableConfig) -> Asked:
     """Thread, namespace, checkpoint and user of a config; raises `CheckpointError` without a thread id."""
     configurable = config.get("configurable", {})
     if configurable.get("thread_id") is None:
         raise CheckpointError("config['configurable'] needs a thread_id; LLMOps.config(session_id=…) sets it")
-    ns = name_bytes("checkpoint_ns", configurable.get("checkpoint_ns") or "")
-    return Asked(thread_place(configurable["thread_id"], ns), checkpoint_id_of(config), _user(config))
+    place = place_of(tenant, configurable["thread_id"], str(configurable.get("checkpoint_ns") or ""))
+    return Asked(place, checkpoint_id_of(config), owner_of(tenant, user_of(config)))
 
 
 def checkpoint_id_of(config: RunnableConfig) -> bytes | None:
     """The checkpoint that a config names, if it names one."""
     found = get_checkpoint_id(config) if "configurable" in config else None
-    return name_bytes("checkpoint_id", found) if found else None
+    return id_bytes(found) if found else None
 
 
-def config_of(place: Place, checkpoint_id: bytes) -> RunnableConfig:
+def config_of(place: Place, namespace: str, checkpoint_id: bytes) -> RunnableConfig:
     """The config that names a checkpoint."""
     return {
         "configurable": {
             "thread_id": place.thread_id,
-            "checkpoint_ns": untext(place.ns),
+            "checkpoint_ns": namespace,
             "checkpoint_id": untext(checkpoint_id),
         }
     }
 
 
-def _user(config: RunnableConfig) -> str | None:
+def user_of(config: RunnableConfig) -> str | None:
+    """The user that a config names, if it names one."""
     for part in (config.get("metadata"), config.get("configurable")):
         if part and part.get("user_id") is not None:
             return str(part["user_id"])
     return None
+
+
+def owner_of(tenant: str, user: str | None) -> bytes | None:
+    """16 bytes that stand for a tenant's user."""
+    return None if user is None else digest(tenant, user)
+
+
+def _nodes(
+    checkpoint: Checkpoint, new_versions: ChannelVersions, parent: State | None, splitter: Splitter
+) -> dict[str, Node]:
+    """Every channel's value: the parent's where the version is the parent's, else the one given, if one is."""
+    values: Mapping[str, Any] = checkpoint["channel_values"]
+    nodes: dict[str, Node] = {}
+    for channel, version in checkpoint["channel_versions"].items():
+        if channel not in new_versions and parent is not None and parent.manifest.versions.get(channel) == version:
+            if channel in parent.manifest.values:
+                nodes[channel] = parent.manifest.values[channel]
+        elif channel in values:
+            nodes[channel] = splitter.split(values[channel])
+    return nodes

@@ -5,20 +5,24 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from langchain_llmops.checkpoint.codec import metadata_place, untext
-from langchain_llmops.checkpoint.schema import Place
+from langchain_llmops.checkpoint.history import Manifests
+from langchain_llmops.checkpoint.nodes import refs
+from langchain_llmops.checkpoint.peeking import ColdPages
+from langchain_llmops.checkpoint.state import State, pending_of
+from langchain_llmops.checkpoint.tiers import SENDS, SENDS_IN_CHANNEL_SINCE, Found, incomplete
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from langchain_llmops.checkpoint.schema import Row, Snapshot
+    from langchain_llmops.checkpoint.names import Place
+    from langchain_llmops.checkpoint.schema import Step
+    from langchain_llmops.checkpoint.state import Pending
     from langchain_llmops.checkpoint.tiers import Tiers
     from langchain_llmops.checkpoint.warm import Listed
 
 __all__ = ["Listing", "Query"]
 
 PAGE_ROWS: Final = 50
-NOTHING: Final = (b"", b"", b"")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,23 +30,25 @@ class Query:
     """What to list.
 
     Args:
-        place: a thread, or None for the whole store; its `ns` counts only with `one_ns`.
+        place: a thread, or None for all of the tenant; its namespace counts only with `one_ns`.
         filter: values that metadata must equal key by key; a missing key counts as None.
     """
 
+    tenant: bytes
     place: Place | None = None
     one_ns: bool = False
     id: bytes | None = None
     before: bytes | None = None
     filter: Mapping[str, Any] = field(default_factory=dict)
     limit: int | None = None
-    user: str | None = None
+    owner: bytes | None = None
 
 
 class Listing:
     """Call `page()` until it returns nothing.
 
-    One thread is listed exactly. A thread that changes its tier while the whole store is listed may be listed in part.
+    One thread is listed exactly, and restored first if it is cold. Of the whole tenant, cold history is looked at where
+    it is; a thread that changes its tier meanwhile may be listed in part.
     """
 
     def __init__(self, tiers: Tiers, query: Query) -> None:
@@ -51,10 +57,9 @@ class Listing:
         self._cursor: tuple[bytes, bytes, bytes] | None = None
         self._left = query.limit
         self._ended = query.limit is not None and query.limit <= 0
-        self._opened: set[bytes] = set()
-        self._waiting: list[Snapshot] = []
+        self._cold = ColdPages(tiers, query.tenant, query.before, self._accepts)
 
-    async def page(self) -> list[Snapshot]:
+    async def page(self) -> list[Found]:
         """The next checkpoints, newest first; empty at the end."""
         while not self._ended:
             found = await (self._next_of_all() if self._query.place is None else self._next_of(self._query.place))
@@ -66,85 +71,95 @@ class Listing:
                 return found
         return []
 
-    async def _next_of(self, place: Place) -> list[Snapshot]:
-        before = await self._tiers.admitted(place, self._query.user)
+    async def _next_of(self, place: Place) -> list[Found]:
+        before = await self._tiers.admitted(place, self._query.owner)
         if before is None:
             self._ended = True
             return []
         listed = await self._tiers.warm.page(self._conditions(), self._rows())
-        after = await self._tiers.warm.thread(place.thread)
-        if after is not None and after.epoch != before.epoch:
-            return []
         found = await self._loaded(listed)
-        if found is None:
+        after = await self._tiers.warm.thread(place.thread)
+        if found is None or (after is not None and after.epoch != before.epoch):
             return []
-        self._ended = len(listed) < self._rows()
-        if listed:
-            self._cursor = _order(listed[-1].thread, listed[-1].row)
+        self._passed(listed)
         return found
 
-    async def _next_of_all(self) -> list[Snapshot]:
-        """A warm page merged with the cold threads whose newest checkpoint is not older than its end."""
+    async def _next_of_all(self) -> list[Found]:
+        if self._cursor is None:
+            await self._tiers.settled_all()
         listed = await self._tiers.warm.page(self._conditions(), self._rows())
-        full = len(listed) == self._rows()
-        floor = _order(listed[-1].thread, listed[-1].row) if full else NOTHING
-        cold_floor = await self._open_cold(floor[0])
-        warm = [one for one in listed if one.thread not in self._opened and one.row.id > cold_floor]
-        found = await self._loaded(warm)
-        if found is None:
+        warm = {(one.step.id, one.step.ns, one.thread): one for one in listed}
+        cold = await self._cold.upto(self._rows(), self._cursor)
+        orders = sorted({*warm, *cold}, reverse=True)[: self._rows()]
+        loaded = await self._loaded([warm[order] for order in orders if order in warm])
+        if loaded is None:
             return []
-        ready = [one for one in self._waiting if one.row.id > cold_floor and _order(one.place.thread, one.row) >= floor]
-        self._waiting = [one for one in self._waiting if one not in ready]
-        passed = [_order(one.thread, one.row) for one in listed if one.row.id > cold_floor]
-        passed += [_order(one.place.thread, one.row) for one in ready]
-        self._cursor = min(passed, default=self._cursor)
-        self._ended = not full and not cold_floor
-        return sorted([*found, *ready], key=lambda one: _order(one.place.thread, one.row), reverse=True)
+        found = {(one.state.id, one.state.ns, one.place.thread): one for one in loaded}
+        for order in orders:  # of a mixed thread, some writes of a checkpoint may be warm and some cold
+            if order in cold and (one := await self._cold.found(order)) is not None:
+                found[order] = one
+        self._cursor = orders[-1] if orders else None
+        self._ended = self._ended or len(orders) < self._rows()
+        return [found[order] for order in orders if order in found]
 
-    async def _open_cold(self, floor: bytes) -> bytes:
-        """Open the cold threads with the newest head; the next head below, which nothing may pass yet."""
-        heads = [head for head in await self._tiers.warm.cold_heads(floor) if head[1] not in self._opened]
-        for head, thread in heads:
-            if head != heads[0][0]:
-                return head
-            self._opened.add(thread)
-            await self._open(thread)
-        return b""
+    def _passed(self, listed: Sequence[Listed]) -> None:
+        self._ended = self._ended or len(listed) < self._rows()
+        if listed:
+            last = listed[-1]
+            self._cursor = (last.step.id, last.step.ns, last.thread)
 
-    async def _open(self, thread: bytes) -> None:
-        found = await self._tiers.warm.thread(thread)
-        place = Place(untext(found.thread_id), thread, b"") if found is not None else None
-        held = await self._tiers.peek(place) if place is not None else None
-        if place is None or held is None:
-            self._opened.discard(thread)
-            return
-        for one in self._tiers.archived(place, held[1]):
-            older = self._cursor is None or _order(thread, one.row) < self._cursor
-            in_time = self._query.before is None or one.row.id < self._query.before
-            if older and in_time and self._accepts(thread, one.row):
-                self._waiting.append(one)
-
-    async def _loaded(self, listed: Sequence[Listed]) -> list[Snapshot] | None:
+    async def _loaded(self, listed: Sequence[Listed]) -> list[Found] | None:
         """The accepted ones with their values, in the same order; None when rows were removed meanwhile."""
-        groups: dict[tuple[Place, int], list[Row]] = {}
-        for one in listed:
-            if self._accepts(one.thread, one.row):
-                place = Place(untext(one.thread_id), one.thread, one.row.ns)
-                groups.setdefault((place, one.epoch), []).append(one.row)
-        loaded: list[Snapshot] = []
-        for (place, epoch), rows in groups.items():
-            found = await self._tiers.snapshots(place, epoch, rows)
-            if found is None:
+        metadata = [self._metadata(one) for one in listed]
+        groups: dict[tuple[bytes, bytes], list[int]] = {}
+        for position, (one, (_, told)) in enumerate(zip(listed, metadata, strict=True)):
+            if self._accepts(told):
+                groups.setdefault((one.thread, one.step.ns), []).append(position)
+        found: dict[int, Found] = {}
+        for (thread, ns), positions in groups.items():
+            place = self._tiers.place_of(thread, listed[positions[0]].label)
+            place = place._replace(namespace=metadata[positions[0]][0], ns=ns)
+            states = await self._states(place, [(listed[at].step, metadata[at][1]) for at in positions])
+            if states is None:
+                now = await self._tiers.warm.thread(thread)
+                if now is not None and now.epoch == listed[positions[0]].epoch:
+                    raise incomplete(place)
                 return None
-            loaded += found.snapshots
-        return sorted(loaded, key=lambda one: _order(one.place.thread, one.row), reverse=True)
+            found.update(zip(positions, states, strict=True))
+        return [found[position] for position in sorted(found)]
 
-    def _accepts(self, thread: bytes, row: Row) -> bool:
-        wanted = self._query.filter
-        if not wanted:
-            return True
-        metadata = self._tiers.codec.open(row.metadata, *metadata_place(thread, row.ns, row.id))
-        return all(metadata.get(key) == value for key, value in wanted.items())
+    async def _states(self, place: Place, steps: Sequence[tuple[Step, dict[str, Any]]]) -> list[Found] | None:
+        manifests = Manifests(self._tiers, place.thread, place.ns, [step for step, _ in steps])
+        writes = await self._writes(place, [step for step, _ in steps])
+        states, sends = [], []
+        for step, metadata in steps:
+            manifest = await manifests.of(step)
+            pending = {one.key: one for one in writes.get(step.id, [])}
+            states.append(State(place.namespace, step.ns, step.id, step.parent, metadata, manifest, pending))
+            old = manifest.fields.get("v", 1) < SENDS_IN_CHANNEL_SINCE and step.parent is not None
+            sends.append([one for one in writes.get(step.parent or b"", []) if one.channel == SENDS] if old else [])
+        names = {name for state in states for name in state.refs()}
+        names |= {name for one in sends for pending in one for name in refs(pending.node)}
+        chunks = self._tiers.recent.chunks(place.thread, names)
+        missing = [name for name in names if name not in chunks]
+        chunks |= await self._tiers.opened_chunks(place.thread, missing) if missing else {}
+        if len(chunks) < len(names):
+            return None
+        return [Found(place, state, chunks, sent) for state, sent in zip(states, sends, strict=True)]
+
+    async def _writes(self, place: Place, steps: Sequence[Step]) -> dict[bytes, list[Pending]]:
+        """Pending writes of checkpoints and of their parents, whose packets formats before 4 need."""
+        ids = {step.id for step in steps} | {step.parent for step in steps if step.parent is not None}
+        found: dict[bytes, list[Pending]] = {}
+        for write in await self._tiers.warm.writes(place.thread, place.ns, sorted(ids)):
+            found.setdefault(bytes(write.id), []).append(pending_of(self._tiers.codec, place.thread, write))
+        return found
+
+    def _metadata(self, one: Listed) -> tuple[str, dict[str, Any]]:
+        return self._tiers.codec.told(one.thread, one.step)
+
+    def _accepts(self, metadata: dict[str, Any]) -> bool:
+        return all(metadata.get(key) == value for key, value in self._query.filter.items())
 
     def _rows(self) -> int:
         return PAGE_ROWS if self._left is None or self._query.filter else min(PAGE_ROWS, self._left)
@@ -152,14 +167,11 @@ class Listing:
     def _conditions(self) -> list[tuple[str, tuple[bytes, ...]]]:
         query = self._query
         wanted = (
-            ("c.thread = ?", (query.place.thread,) if query.place is not None else None),
-            ("c.ns = ?", (query.place.ns,) if query.place is not None and query.one_ns else None),
-            ("c.id = ?", (query.id,) if query.id is not None else None),
-            ("c.id < ?", (query.before,) if query.before is not None else None),
-            ("(c.id, c.ns, c.thread) < (?, ?, ?)", self._cursor),
+            ("t.tenant = ?", (query.tenant,)),
+            ("s.thread = ?", (query.place.thread,) if query.place is not None else None),
+            ("s.ns = ?", (query.place.ns,) if query.place is not None and query.one_ns else None),
+            ("s.id = ?", (query.id,) if query.id is not None else None),
+            ("s.id < ?", (query.before,) if query.before is not None else None),
+            ("(s.id, s.ns, s.thread) < (?, ?, ?)", self._cursor),
         )
         return [(condition, values) for condition, values in wanted if values is not None]
-
-
-def _order(thread: bytes, row: Row) -> tuple[bytes, bytes, bytes]:
-    return row.id, row.ns, thread

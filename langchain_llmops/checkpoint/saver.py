@@ -2,41 +2,46 @@
 
 from __future__ import annotations
 
-import asyncio
-import random
-import time
-from typing import TYPE_CHECKING, Any, cast
+import secrets
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
-from langchain_llmops.checkpoint.codec import Codec, digest
-from langchain_llmops.checkpoint.cold import Cold
-from langchain_llmops.checkpoint.convert import Converter, asked, checkpoint_id_of, config_of, thread_place
-from langchain_llmops.checkpoint.hot import Hot, Recent
-from langchain_llmops.checkpoint.listing import Listing, Query
-from langchain_llmops.checkpoint.tiers import Tiers
-from langchain_llmops.checkpoint.warm import Warm
-from langchain_llmops.core.concurrency import DOOR, run_sync
-from langchain_llmops.core.envelope import Envelope
+from langchain_llmops.checkpoint.engine import Engine
+from langchain_llmops.checkpoint.names import run_key
+from langchain_llmops.checkpoint.options import Options
+from langchain_llmops.checkpoint.saver_figures import FigureMethods
+from langchain_llmops.checkpoint.saver_tiers import TierMethods
+from langchain_llmops.checkpoint.upkeep import Keep, several
+from langchain_llmops.core.concurrency import drive
+from langchain_llmops.core.errors import ConfigurationError
 from langchain_llmops.stores.base import open_store
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
     from types import TracebackType
     from typing import Self
 
     from langchain_core.runnables import RunnableConfig
-    from langgraph.checkpoint.base import ChannelVersions, Checkpoint, CheckpointMetadata, CheckpointTuple
+    from langgraph.checkpoint.base import (
+        ChannelVersions,
+        Checkpoint,
+        CheckpointMetadata,
+        CheckpointTuple,
+        DeltaChannelHistory,
+    )
     from langgraph.checkpoint.serde.base import SerializerProtocol
 
-    from langchain_llmops.checkpoint.tiers import CheckpointStats
+    from langchain_llmops.checkpoint.receipt import ErasureReceipt
     from langchain_llmops.stores.base import Store
 
 __all__ = ["TieredCheckpointSaver"]
 
+HOT_TIMEOUT_S: Final = 0.5
 
-class TieredCheckpointSaver(BaseCheckpointSaver[str]):
+
+class TieredCheckpointSaver(TierMethods, FigureMethods, BaseCheckpointSaver[str]):
     """Conversations in three tiers: hot (a copy), warm (the authority), cold (closed ones, as objects).
 
     `compile(checkpointer=TieredCheckpointSaver.from_urls(...))`; sync and async, opened on first use. A write returns
@@ -44,14 +49,12 @@ class TieredCheckpointSaver(BaseCheckpointSaver[str]):
     configurable) owns the thread: another user's read or write raises `ThreadOwnerMismatch`.
 
     Args:
-        warm: a store with SQL: SQLite or PostgreSQL.
-        hot: a key-value store for the newest checkpoints. Its errors are counted and cost only speed.
-        cold: an object store for `archive`.
-        envelope: compresses and, with keys, encrypts everything stored but names and ids.
-        hot_ttl_s, hot_timeout_s: how long a copy stays, and how long the hot tier may take before it is left alone.
+        warm, hot, cold: stores opened with `blocking=True`: SQL (SQLite or PostgreSQL), maps (Redis or memory) for the
+            newest checkpoints, whose errors are counted and cost only speed, and objects for `archive`.
         serde: serializer of channel values. The default refuses types outside LangGraph's safe list and
             `allowed_types`: they come back as plain data, with a logged warning.
         allowed_types: classes, or (module, name) pairs, that values may hold (see also `with_allowlist`).
+        options: see `Options`.
     """
 
     def __init__(
@@ -60,24 +63,12 @@ class TieredCheckpointSaver(BaseCheckpointSaver[str]):
         hot: Store | None = None,
         cold: Store | None = None,
         *,
-        envelope: Envelope | None = None,
-        hot_ttl_s: float = 300.0,
-        hot_timeout_s: float = 0.5,
         serde: SerializerProtocol | None = None,
         allowed_types: Iterable[type | tuple[str, ...]] = (),
-        clock: Callable[[], float] = time.time,
+        **options: Any,
     ) -> None:
         super().__init__(serde=serde or JsonPlusSerializer(allowed_msgpack_modules=tuple(allowed_types) or None))
-        self._stores = list({id(store): store for store in (warm, hot, cold) if store is not None}.values())
-        self._clock = clock
-        self._codec = Codec(envelope or Envelope())
-        self._tiers = Tiers(
-            Warm(warm, clock=clock),
-            Hot(hot.kv, self._codec, ttl_s=hot_ttl_s, timeout_s=hot_timeout_s) if hot is not None else None,
-            Cold(cold.objects, self._codec) if cold is not None else None,
-            self._codec,
-            Recent(),
-        )
+        self._engine = Engine(warm, hot, cold, Options(**options))
 
     @classmethod
     def from_urls(
@@ -92,25 +83,28 @@ class TieredCheckpointSaver(BaseCheckpointSaver[str]):
     ) -> TieredCheckpointSaver:
         """A checkpointer over `sqlite:///…` or `postgresql://…`, with `redis://…` or memory, and `s3://…` or `file:///…`.
 
-        `settings` are the names by which errors call the three URLs; see the class for options.
+        `settings` are the names by which errors call the three URLs; see the class for options. A copy that is late
+        is a miss: unless Redis acknowledges writes, it is waited for half a second at most.
         """
+        is_durable = options.get("ack", "durable") == "durable"
+        if not is_durable and (hot or "memory:").startswith("memory:"):
+            raise ConfigurationError(f"ack={options['ack']!r} keeps writes in Redis; give hot='redis://host:6379/0'")
+        hot_s = min(timeout_s, HOT_TIMEOUT_S) if is_durable else timeout_s
         stores = [
-            None if url is None else open_store(url, setting=setting, timeout_s=timeout_s)
-            for url, setting in zip((warm, hot, cold), settings, strict=True)
+            None if url is None else open_store(url, setting=setting, timeout_s=wait_s, blocking=True)
+            for url, setting, wait_s in zip((warm, hot, cold), settings, (timeout_s, hot_s, timeout_s), strict=True)
         ]
         return cls(cast("Store", stores[0]), stores[1], stores[2], **options)
 
-    # BaseCheckpointSaver: the same coroutine behind both colours; values are coded on the caller's own thread
+    # BaseCheckpointSaver: the same coroutine behind both colours
 
     def get_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         """The checkpoint that the config names, or the thread's newest."""
-        found = run_sync(self._tiers.get(*asked(config)))
-        return None if found is None else self._convert.tuple(found)
+        return drive(self._engine.get(config, self.serde, blocking=True))
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         """The checkpoint that the config names, or the thread's newest."""
-        found = await DOOR.cross(self._tiers.get(*asked(config)))
-        return None if found is None else self._convert.tuple(found)
+        return await self._engine.get(config, self.serde, blocking=False)
 
     def list(
         self,
@@ -121,9 +115,9 @@ class TieredCheckpointSaver(BaseCheckpointSaver[str]):
         limit: int | None = None,
     ) -> Iterator[CheckpointTuple]:
         """Checkpoints, newest first; of the whole store without a config. `filter` values must be equal, key by key."""
-        listing = self._listing(config, filter, before, limit)
-        while page := run_sync(listing.page()):
-            yield from map(self._convert.tuple, page)
+        listing, convert = self._engine.listing(config, filter, before, limit), self._engine.converter(self.serde)
+        while page := drive(self._engine.page(listing, blocking=True)):
+            yield from map(convert.tuple, page)
 
     async def alist(
         self,
@@ -134,10 +128,10 @@ class TieredCheckpointSaver(BaseCheckpointSaver[str]):
         limit: int | None = None,
     ) -> AsyncIterator[CheckpointTuple]:
         """Checkpoints, newest first; of the whole store without a config. `filter` values must be equal, key by key."""
-        listing = self._listing(config, filter, before, limit)
-        while page := await DOOR.cross(listing.page()):
-            for snapshot in page:
-                yield self._convert.tuple(snapshot)
+        listing, convert = self._engine.listing(config, filter, before, limit), self._engine.converter(self.serde)
+        while page := await self._engine.page(listing, blocking=False):
+            for found in page:
+                yield convert.tuple(found)
 
     def put(
         self,
@@ -147,9 +141,7 @@ class TieredCheckpointSaver(BaseCheckpointSaver[str]):
         new_versions: ChannelVersions,
     ) -> RunnableConfig:
         """Store a checkpoint below the one the config names; the config that names the new one."""
-        put = self._convert.put(config, checkpoint, metadata, new_versions)
-        run_sync(self._tiers.put(*put))
-        return config_of(put.place, put.row.id)
+        return drive(self._engine.put(config, checkpoint, metadata, new_versions, self.serde, blocking=True))
 
     async def aput(
         self,
@@ -159,115 +151,127 @@ class TieredCheckpointSaver(BaseCheckpointSaver[str]):
         new_versions: ChannelVersions,
     ) -> RunnableConfig:
         """Store a checkpoint below the one the config names; the config that names the new one."""
-        put = self._convert.put(config, checkpoint, metadata, new_versions)
-        await DOOR.cross(self._tiers.put(*put))
-        return config_of(put.place, put.row.id)
+        return await self._engine.put(config, checkpoint, metadata, new_versions, self.serde, blocking=False)
 
     def put_writes(
         self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
     ) -> None:
         """Store a task's writes; stored ones stay as they are, but for errors, interrupts and resumes."""
-        run_sync(self._tiers.put_writes(*self._convert.put_writes(config, writes, task_id, task_path)))
+        drive(self._engine.put_writes(config, writes, task_id, task_path, self.serde, blocking=True))
 
     async def aput_writes(
         self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
     ) -> None:
         """Store a task's writes; stored ones stay as they are, but for errors, interrupts and resumes."""
-        await DOOR.cross(self._tiers.put_writes(*self._convert.put_writes(config, writes, task_id, task_path)))
+        await self._engine.put_writes(config, writes, task_id, task_path, self.serde, blocking=False)
 
     def delete_thread(self, thread_id: str) -> None:
         """Remove a thread from every tier."""
-        run_sync(self._tiers.delete(thread_place(thread_id)))
+        engine = self._engine
+        self._now(lambda: engine.upkeep.delete(engine.place(thread_id)))
 
     async def adelete_thread(self, thread_id: str) -> None:
         """Remove a thread from every tier."""
-        await DOOR.cross(self._tiers.delete(thread_place(thread_id)))
+        engine = self._engine
+        await self._later(lambda: engine.upkeep.delete(engine.place(thread_id)))
 
     def delete_for_runs(self, run_ids: Sequence[str]) -> None:
         """Remove the checkpoints of some runs; raises `CheckpointError` if a delta channel that stays needs them."""
-        run_sync(self._tiers.delete_runs({digest(str(run_id)) for run_id in run_ids}))
+        self._now(lambda: self._engine.upkeep.delete_runs({run_key(str(run_id)) for run_id in run_ids}))
 
     async def adelete_for_runs(self, run_ids: Sequence[str]) -> None:
         """Remove the checkpoints of some runs; raises `CheckpointError` if a delta channel that stays needs them."""
-        await DOOR.cross(self._tiers.delete_runs({digest(str(run_id)) for run_id in run_ids}))
+        await self._later(lambda: self._engine.upkeep.delete_runs({run_key(str(run_id)) for run_id in run_ids}))
 
     def copy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
         """Copy a thread's whole history, and its owner."""
-        run_sync(self._tiers.copy(thread_place(source_thread_id), thread_place(target_thread_id)))
+        engine = self._engine
+        self._now(lambda: engine.upkeep.copy(engine.place(source_thread_id), engine.place(target_thread_id)))
 
     async def acopy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
         """Copy a thread's whole history, and its owner."""
-        await DOOR.cross(self._tiers.copy(thread_place(source_thread_id), thread_place(target_thread_id)))
+        engine = self._engine
+        await self._later(lambda: engine.upkeep.copy(engine.place(source_thread_id), engine.place(target_thread_id)))
 
-    def prune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
-        """Keep the newest checkpoint per namespace (and what its delta channels need), or `delete` all."""
-        run_sync(self._tiers.prune([thread_place(thread_id) for thread_id in thread_ids], strategy))
+    def prune(
+        self,
+        thread_ids: Sequence[str],
+        *,
+        strategy: str = "keep_latest",
+        keep_last: int | None = None,
+        max_age_s: float | None = None,
+    ) -> None:
+        """Keep of each namespace the newest checkpoint (`keep_latest`), `keep_last` of them, or those of `max_age_s`.
 
-    async def aprune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
-        """Keep the newest checkpoint per namespace (and what its delta channels need), or `delete` all."""
-        await DOOR.cross(self._tiers.prune([thread_place(thread_id) for thread_id in thread_ids], strategy))
+        What delta channels of a kept one need stays too. `delete` removes the threads.
+        """
+        keep = Keep(strategy, keep_last, max_age_s)
+        for thread_id in several(thread_ids):
+            self._now(lambda: self._engine.upkeep.prune(self._engine.place(thread_id), keep))  # noqa: B023 - ends here
+
+    async def aprune(
+        self,
+        thread_ids: Sequence[str],
+        *,
+        strategy: str = "keep_latest",
+        keep_last: int | None = None,
+        max_age_s: float | None = None,
+    ) -> None:
+        """The same; see `prune`."""
+        keep = Keep(strategy, keep_last, max_age_s)
+        for thread_id in several(thread_ids):
+            await self._later(lambda: self._engine.upkeep.prune(self._engine.place(thread_id), keep))  # noqa: B023 - awaited here
+
+    def get_delta_channel_history(
+        self, *, config: RunnableConfig, channels: Sequence[str]
+    ) -> Mapping[str, DeltaChannelHistory]:
+        """What a checkpoint's delta channels are made of: the writes of its ancestors, and the stored value below."""
+        return drive(self._engine.history(config, channels, self.serde, blocking=True))
+
+    async def aget_delta_channel_history(
+        self, *, config: RunnableConfig, channels: Sequence[str]
+    ) -> Mapping[str, DeltaChannelHistory]:
+        """What a checkpoint's delta channels are made of: the writes of its ancestors, and the stored value below."""
+        return await self._engine.history(config, channels, self.serde, blocking=False)
+
+    def delete_user(self, user: str) -> ErasureReceipt:
+        """Erase a user: all threads they own, from every tier, and their key; what was erased, and what disks may hold.
+
+        From now on, and until `erase_grace_s` after the end, their writes raise `UserErased`. It may be called again.
+        Raises `ErasureIncomplete` when a tier refuses: it names what is left, and the next call continues.
+        """
+        engine = self._engine
+        receipt: ErasureReceipt = self._now(lambda: engine.eraser.erase(engine.owner(user)))
+        return receipt
+
+    async def adelete_user(self, user: str) -> ErasureReceipt:
+        """The same; see `delete_user`."""
+        engine = self._engine
+        receipt: ErasureReceipt = await self._later(lambda: engine.eraser.erase(engine.owner(user)))
+        return receipt
 
     def get_next_version(self, current: str | None, channel: None) -> str:  # noqa: ARG002 - deprecated upstream
         """A version after `current`; its random end keeps two forks of one checkpoint apart."""
         step = 0 if current is None else int(str(current).split(".", maxsplit=1)[0])
-        return f"{step + 1:032}.{random.random():016}"  # noqa: S311 - uniqueness, not secrecy
-
-    # the tiers
-
-    def archive(self, thread_id: str) -> bool:
-        """Move a closed thread to the cold tier; False if there is none, or it was written meanwhile."""
-        return run_sync(self._tiers.archive(thread_place(thread_id)))
-
-    async def aarchive(self, thread_id: str) -> bool:
-        """Move a closed thread to the cold tier; False if there is none, or it was written meanwhile."""
-        return await DOOR.cross(self._tiers.archive(thread_place(thread_id)))
-
-    def archive_idle(self, older_than_s: float) -> int:
-        """Archive every thread not written for so long; how many. Their next use brings them back."""
-        return run_sync(self._tiers.archive_idle(self._clock() - older_than_s))
-
-    async def aarchive_idle(self, older_than_s: float) -> int:
-        """Archive every thread not written for so long; how many. Their next use brings them back."""
-        return await DOOR.cross(self._tiers.archive_idle(self._clock() - older_than_s))
-
-    def restore(self, thread_id: str) -> bool:
-        """Bring a thread back from the cold tier; False if it is not there.
-
-        Raises `CheckpointError` when its object is missing or damaged, as any use of the thread does.
-        """
-        return run_sync(self._tiers.restore(thread_place(thread_id)))
-
-    async def arestore(self, thread_id: str) -> bool:
-        """Bring a thread back from the cold tier; see `restore`."""
-        return await DOOR.cross(self._tiers.restore(thread_place(thread_id)))
-
-    def stats(self) -> CheckpointStats:
-        """Checkpoints, threads and bytes by tier."""
-        return run_sync(self._tiers.stats())
-
-    async def astats(self) -> CheckpointStats:
-        """Checkpoints, threads and bytes by tier."""
-        return await DOOR.cross(self._tiers.stats())
+        return f"{step + 1:010}.{secrets.token_hex(4)}"
 
     # opening and closing
 
     def close(self) -> None:
         """Close the stores; copies made by `with_allowlist` close with it."""
-        run_sync(self._close())
-
-    async def aping(self) -> float:
-        """Reach every tier once; seconds in all. Raises the store's typed error, which names the setting."""
-        return await DOOR.cross(self._ping())
-
-    async def _ping(self) -> float:
-        return sum([await store.ping() for store in self._stores])
+        self._now(self._engine.close)
 
     async def aclose(self) -> None:
         """Close the stores; copies made by `with_allowlist` close with it."""
-        await DOOR.cross(self._close())
+        await self._later(self._engine.close)
+
+    async def aping(self) -> float:
+        """Reach every tier once; seconds in all. Raises the store's typed error, which names the setting."""
+        taken: float = await self._later(self._engine.ping)
+        return taken
 
     def __enter__(self) -> Self:
-        self._tiers.warm.open()
+        self._engine.open()
         return self
 
     def __exit__(
@@ -283,28 +287,8 @@ class TieredCheckpointSaver(BaseCheckpointSaver[str]):
     ) -> None:
         await self.aclose()
 
-    async def _close(self) -> None:
-        self._tiers.warm.close()
-        closed = await asyncio.gather(*(store.aclose() for store in self._stores), return_exceptions=True)
-        for failure in closed:
-            if failure is not None:
-                raise failure
+    def _now(self, work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+        return drive(self._engine.run(work, blocking=True))
 
-    @property
-    def _convert(self) -> Converter:
-        return Converter(self._codec, self.serde)
-
-    def _listing(
-        self,
-        config: RunnableConfig | None,
-        wanted: Mapping[str, Any] | None,
-        before: RunnableConfig | None,
-        limit: int | None,
-    ) -> Listing:
-        earliest = None if before is None else checkpoint_id_of(before)
-        plain = self._codec.plain(dict(wanted or {}))
-        if config is None:
-            return Listing(self._tiers, Query(before=earliest, filter=plain, limit=limit))
-        place, checkpoint_id, user = asked(config)
-        one_ns = config["configurable"].get("checkpoint_ns") is not None
-        return Listing(self._tiers, Query(place, one_ns, checkpoint_id, earliest, plain, limit, user))
+    async def _later(self, work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+        return await self._engine.run(work, blocking=False)

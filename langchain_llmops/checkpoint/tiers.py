@@ -1,344 +1,239 @@
-"""Three tiers as one store of checkpoints: the warm one decides, the hot one is a copy, the cold one is restored."""
+"""Three tiers as one store of checkpoints: the warm one decides, the hot one is a copy, the cold one is restored.
+
+Coroutines over blocking stores: a sync caller drives them in its thread, an async one hands them to the workers.
+"""
 
 from __future__ import annotations
 
-import logging
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
-from langchain_llmops.checkpoint.codec import SHOWN_CHARACTERS, body_place
-from langchain_llmops.checkpoint.cold import damaged
-from langchain_llmops.checkpoint.hot import Entry
-from langchain_llmops.checkpoint.schema import COLD, Blob, Place, Snapshot, ThreadRows
-from langchain_llmops.checkpoint.upkeep import copy, delete_runs, keep_newest
+from langchain_llmops.checkpoint.names import shown
+from langchain_llmops.checkpoint.nodes import refs
+from langchain_llmops.checkpoint.recent import Held
+from langchain_llmops.checkpoint.schema import COLD, MIXED, WARM, Counted
+from langchain_llmops.checkpoint.state import State, manifest_of, pending_of
 from langchain_llmops.checkpoint.warm import ColdThread, check_owner
-from langchain_llmops.core.concurrency import SingleFlight
-from langchain_llmops.core.errors import CheckpointError, ConfigurationError, StoreError
+from langchain_llmops.core.errors import CheckpointError
+from langchain_llmops.stores.base import idempotent
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
 
+    from langchain_llmops.checkpoint.archive import Archive
     from langchain_llmops.checkpoint.codec import Codec
-    from langchain_llmops.checkpoint.cold import Cold
-    from langchain_llmops.checkpoint.hot import Hot, Recent
-    from langchain_llmops.checkpoint.schema import Row, Thread, Write
-    from langchain_llmops.checkpoint.warm import Found, Warm
+    from langchain_llmops.checkpoint.hot import Hot
+    from langchain_llmops.checkpoint.journaled import Journaled
+    from langchain_llmops.checkpoint.names import Place
+    from langchain_llmops.checkpoint.recent import Recent
+    from langchain_llmops.checkpoint.schema import Step, Thread, Write
+    from langchain_llmops.checkpoint.state import Pending
+    from langchain_llmops.checkpoint.warm import Warm
 
-__all__ = ["CheckpointStats", "Loaded", "Tiers"]
+__all__ = ["Found", "Tiers", "incomplete"]
 
 T = TypeVar("T")
-_log = logging.getLogger(__name__)
 
-SENDS: Final = b"__pregel_tasks"
+SENDS: Final = "__pregel_tasks"
 SENDS_IN_CHANNEL_SINCE: Final = 4
-IDLE_ROWS: Final = 100
 
 
-@dataclass(frozen=True, slots=True)
-class CheckpointStats:
-    """Sizes of the whole store, and the hot tier's luck in this process.
+class Found(NamedTuple):
+    """A checkpoint with all it takes to give it back; `sends` are its parent's, of formats before 4."""
 
-    `bytes_by_tier["hot"]` is an estimate: the entries this process filled and that have not expired.
-    `orphans` counts objects this process could not delete after their thread had moved on.
-    """
-
-    checkpoints: int
-    threads_by_tier: dict[str, int]
-    bytes_by_tier: dict[str, int]
-    hot_hits: int
-    hot_misses: int
-    hot_errors: int
-    orphans: int
-
-
-class Loaded(NamedTuple):
-    """Checkpoints with their values, and the stamp their thread had after they were read."""
-
-    stamp: int
-    snapshots: list[Snapshot]
+    place: Place
+    state: State
+    chunks: dict[bytes, bytes]
+    sends: list[Pending]
 
 
 class Tiers:
-    """Coroutines for the private loop. Checkpoints go in and out as rows; values stay sealed here."""
+    """One checkpoint at a time; whole threads are the matter of `Upkeep` and `Archive`."""
 
-    def __init__(self, warm: Warm, hot: Hot | None, cold: Cold | None, codec: Codec, recent: Recent) -> None:
+    def __init__(self, warm: Warm, codec: Codec, recent: Recent, hot: Hot | None, archive: Archive | None) -> None:
         self.warm = warm
         self.codec = codec
-        self._hot = hot
-        self._cold = cold
-        self._recent = recent
-        self._flights = SingleFlight()
-        self._orphans = 0
+        self.recent = recent
+        self.hot = hot
+        self.archive = archive
+        self.journaled: Journaled | None = None
+        self.without_cold = "give cold='s3://…' or 'file:///…'"
 
-    # one checkpoint
+    async def row(self, thread: bytes) -> Thread | None:
+        """A thread's row."""
+        return await (self.journaled.row(thread) if self.journaled is not None else self.warm.thread(thread))
 
-    async def put(
-        self, place: Place, user: str | None, row: Row, keys: Sequence[bytes], new: Mapping[bytes, bytes | None]
-    ) -> None:
-        """Store a checkpoint; `keys` are those of all its channels, `new` maps changed ones to their sealed value."""
-        blobs = [Blob(place.ns, key, body) for key, body in new.items() if body is not None]
-        written = await self._restoring(lambda: self.warm.put(place, user, row, blobs), place)
-        if self._hot is None:
-            return
-        known = self._recent.complete(place, written.epoch, keys, new)
-        if known is None:
-            return
-        self._recent.keep(place, written.epoch, known)
-        if written.newest:
-            values = {key: body for key, body in known.items() if body is not None}
-            await self._hot.put(place, Entry(written.stamp, row.id, values, []))
+    async def settled(self, thread: bytes) -> None:
+        """See that all of a thread is in its rows."""
+        if self.journaled is not None:
+            await self.journaled.settle(thread)
 
-    async def put_writes(
-        self, place: Place, user: str | None, first_wins: Sequence[Write], last_wins: Sequence[Write]
-    ) -> None:
-        """Store pending writes."""
-        await self._restoring(lambda: self.warm.put_writes(place, user, first_wins, last_wins), place)
+    async def settled_all(self) -> None:
+        """See that all of the tenant's threads are in their rows."""
+        if self.journaled is not None:
+            await self.journaled.settle_all()
 
-    async def get(self, place: Place, checkpoint_id: bytes | None, user: str | None) -> Snapshot | None:
+    async def get(self, place: Place, checkpoint_id: bytes | None, owner: bytes | None) -> Found | None:
         """A checkpoint, the newest unless an id is given."""
+        if checkpoint_id is not None:
+            await self.settled(place.thread)
         while True:
-            found = await self.warm.find(place, checkpoint_id)
-            if found is None:
+            thread = await self.row(place.thread)
+            if thread is None:
                 return None
-            check_owner(place.thread_id, found.thread.owner, user)
-            if found.thread.tier == COLD:
-                await self.restore(place)
+            check_owner(place.thread_id, thread.owner, owner)
+            if thread.tier == COLD:
+                await self.restore_head(place)
                 continue
-            if found.row is None:
-                return None
-            snapshot = await self._snapshot(place, found, found.row, newest=checkpoint_id is None)
-            if snapshot is not None:
-                return snapshot
-
-    async def _snapshot(self, place: Place, found: Found, row: Row, *, newest: bool) -> Snapshot | None:
-        """From the hot tier if it holds this very state, else from the warm one; None if rows went away meanwhile."""
-        checkpoint = self._body(place, row)
-        keys = self.codec.keys(checkpoint)
-        hot = self._hot if newest and not _has_sends(checkpoint, row) else None
-        if hot is not None:
-            entry = await hot.get(place)
-            if entry is not None and entry.stamp == found.thread.stamp and entry.id == row.id:
-                hot.hits += 1
-                self._recent.keep(place, found.thread.epoch, {key: entry.blobs.get(key) for key in keys})
-                return Snapshot(place, row, checkpoint, entry.blobs, entry.writes, [])
-            hot.misses += 1
-        loaded = await self.snapshots(place, found.thread.epoch, [row])
-        if loaded is None:
+            held = await self._held(place, checkpoint_id, thread)
+            if (
+                held is not None
+                and thread.tier == MIXED
+                and checkpoint_id is not None
+                and not await self._is_newest(place, held)
+            ):
+                await self.restore_rest(place)  # one that was put again may have its writes in the archive
+                continue
+            if held is not None:
+                return await self._found(place, held)
+            now = await self.row(place.thread)
+            if now is not None and (now.epoch != thread.epoch or now.tier != thread.tier):
+                continue
+            if thread.tier == MIXED and now is not None and checkpoint_id is not None:
+                await self.restore_rest(place)
+                continue
+            if now is not None and now.stamp == thread.stamp and checkpoint_id is None:
+                self.recent.adopt_empty(place, thread)
             return None
-        (snapshot,) = loaded.snapshots
-        if hot is not None:
-            self._recent.keep(place, found.thread.epoch, {key: snapshot.blobs.get(key) for key in keys})
-            if loaded.stamp == found.thread.stamp:
-                await hot.put(place, Entry(loaded.stamp, row.id, snapshot.blobs, snapshot.writes))
-        return snapshot
 
-    async def snapshots(self, place: Place, epoch: int, rows: Sequence[Row]) -> Loaded | None:
-        """Checkpoints of one place with their values; None when rows of the thread were removed since `epoch`."""
-        bodies = [self._body(place, row) for row in rows]
-        keys = {key for checkpoint in bodies for key in self.codec.keys(checkpoint)}
-        ids = {row.id for row in rows} | {
-            row.parent
-            for row, checkpoint in zip(rows, bodies, strict=True)
-            if row.parent is not None and _has_sends(checkpoint, row)
-        }
-        parts = await self.warm.parts(place.thread, place.ns, list(keys), list(ids))
-        if parts is None or parts.epoch != epoch:
+    async def _is_newest(self, place: Place, held: Held) -> bool:
+        newest = await self.warm.chain(place.thread, place.ns, None)
+        return bool(newest) and newest[0].id == held.state.id
+
+    async def _held(self, place: Place, checkpoint_id: bytes | None, thread: Thread) -> Held | None:
+        """From memory or the hot tier if they hold the row's very state, else from the warm rows."""
+        if checkpoint_id is None:
+            held = self.recent.head(place, thread)
+            if held is None and self.hot is not None:
+                held = await self.hot.read(place, thread)
+                if held is not None:
+                    self.recent.adopt(place, thread, held, newest=True)
+            if held is not None:
+                return held
+        chain = await self.warm.chain(place.thread, place.ns, checkpoint_id)
+        if not chain:
             return None
-        pairs = zip(rows, bodies, strict=True)
-        return Loaded(parts.stamp, [self._assembled(place, *pair, parts.blobs, parts.writes) for pair in pairs])
+        held = await self.read(place, chain)
+        now = await self.row(place.thread)
+        if now is None or now.epoch != thread.epoch:
+            return None
+        if held is None:
+            raise incomplete(place)
+        if now.stamp == thread.stamp:
+            self.recent.adopt(place, thread, held, newest=checkpoint_id is None)
+            if self.hot is not None and checkpoint_id is None:
+                self.hot.note(place.thread)
+        return held
 
-    def archived(self, place: Place, content: ThreadRows) -> list[Snapshot]:
-        """Every checkpoint of a thread whose rows are at hand."""
-        blobs: dict[bytes, dict[bytes, bytes]] = {}
-        writes: dict[bytes, dict[bytes, list[Write]]] = {}
-        for blob in content.blobs:
-            blobs.setdefault(blob.ns, {})[blob.key] = blob.body
-        for write in content.writes:
-            writes.setdefault(write.ns, {}).setdefault(write.id, []).append(write)
-        return [
-            self._assembled(
-                place._replace(ns=row.ns), row, self._body(place, row), blobs.get(row.ns, {}), writes.get(row.ns, {})
-            )
-            for row in content.rows
-        ]
+    async def read(self, place: Place, chain: Sequence[Step]) -> Held | None:
+        """A checkpoint out of the warm rows; None where one of its chunks is not there."""
+        writes = await self.warm.writes(place.thread, place.ns, [chain[0].id])
+        state = self.state(place.thread, chain, writes)
+        return await self.with_chunks(place.thread, state)
 
-    def _assembled(
-        self,
-        place: Place,
-        row: Row,
-        checkpoint: dict[str, Any],
-        blobs: Mapping[bytes, bytes],
-        writes: Mapping[bytes, list[Write]],
-    ) -> Snapshot:
-        values = {key: blobs[key] for key in self.codec.keys(checkpoint) if key in blobs}
-        sends: list[Write] = []
-        if _has_sends(checkpoint, row) and row.parent is not None:
-            sends = [write for write in writes.get(row.parent, []) if write.channel == SENDS]
-        return Snapshot(place, row, checkpoint, values, writes.get(row.id, []), sends)
+    def state(self, thread: bytes, chain: Sequence[Step], writes: Iterable[Write]) -> State:
+        """A checkpoint's step, and those its delta is built on, opened."""
+        step = chain[0]
+        namespace, metadata = self.codec.told(thread, step)
+        manifest = manifest_of(self.codec, thread, chain)
+        pending = [pending_of(self.codec, thread, write) for write in writes]
+        return State(namespace, step.ns, step.id, step.parent, metadata, manifest, {one.key: one for one in pending})
 
-    def _body(self, place: Place, row: Row) -> dict[str, Any]:
-        body: dict[str, Any] = self.codec.open(row.body, *body_place(place.thread, row.ns, row.id))
-        return body
+    async def with_chunks(self, thread: bytes, state: State) -> Held | None:
+        """A checkpoint with its chunks; None where one is not there."""
+        names = set(state.refs())
+        chunks = self.recent.chunks(thread, names)
+        missing = [name for name in names if name not in chunks]
+        if missing:
+            chunks |= await self.opened_chunks(thread, missing)
+        return Held(state, chunks) if len(chunks) == len(names) else None
+
+    async def opened_chunks(self, thread: bytes, names: Sequence[bytes]) -> dict[bytes, bytes]:
+        """Chunks out of the warm rows."""
+        stored = await self.warm.chunks(thread, names)
+        return {name: self.codec.open_chunk(thread, name, body) for name, body in stored.items()}
+
+    async def _found(self, place: Place, held: Held) -> Found | None:
+        """With the packets that formats before 4 left in the parent's pending writes."""
+        state = held.state
+        if state.parent is None or state.manifest.fields.get("v", 1) >= SENDS_IN_CHANNEL_SINCE:
+            return Found(place, state, held.chunks, [])
+        writes = await self.warm.writes(place.thread, place.ns, [state.parent])
+        pending = [pending_of(self.codec, place.thread, write) for write in writes]
+        sends = [one for one in pending if one.channel == SENDS]
+        names = [name for one in sends for name in refs(one.node)]
+        chunks = held.chunks | (await self.opened_chunks(place.thread, names) if names else {})
+        return Found(place, state, chunks, sends)
 
     # whole threads
 
-    async def admitted(self, place: Place, user: str | None) -> Thread | None:
-        """The thread, restored if it was cold; None when there is no such thread."""
+    async def admitted(self, place: Place, owner: bytes | None) -> Thread | None:
+        """The thread with its whole history warm; None when there is no such thread."""
+        await self.settled(place.thread)
         while True:
-            found = await self.warm.thread(place.thread)
-            if found is None:
+            thread = await self.warm.thread(place.thread)
+            if thread is None:
                 return None
-            check_owner(place.thread_id, found.owner, user)
-            if found.tier != COLD:
-                return found
-            await self.restore(place)
+            check_owner(place.thread_id, thread.owner, owner)
+            if thread.tier not in (COLD, MIXED):
+                return thread
+            await self.restore_rest(place)
 
-    async def delete(self, place: Place) -> None:
-        """Remove a thread from every tier: its row first, then its objects."""
-        found = await self.warm.thread(place.thread)
-        if found is not None and found.tier == COLD:
-            self._archive(place.thread_id)
-        # objects that appear after this listing belong to a mover that will find the thread gone and delete them itself
-        paths = set(await self._cold.paths(place.thread)) if self._cold is not None else set()
-        deleted = await self.warm.delete(place.thread)
-        if deleted is not None:
-            path, namespaces = deleted
-            await self._drop(place.thread, namespaces)
-            paths |= {path} if path is not None else set()
-        if self._cold is not None:
-            await self._cold.remove(paths)
-
-    async def delete_runs(self, runs: set[bytes]) -> None:
-        """Remove every checkpoint of some runs."""
-        for thread_id, thread in await self.warm.threads_of_runs(sorted(runs)):
-            place = Place(thread_id, thread, b"")
-            namespaces = await self._restoring(lambda: delete_runs(self.warm, self.codec, place, runs), place)  # noqa: B023 - awaited here
-            await self._drop(thread, namespaces)
-
-    async def prune(self, places: Iterable[Place], strategy: str) -> None:
-        """`keep_latest` per namespace, or `delete`."""
-        if strategy not in ("keep_latest", "delete"):
-            raise CheckpointError(f"unknown prune strategy {strategy!r}; use 'keep_latest' or 'delete'")
+    async def restored(self, places: Sequence[Place], call: Callable[[], Awaitable[T]]) -> T:
+        """A change of whole threads, which are restored first if they must be."""
         for place in places:
-            if strategy == "delete":
-                await self.delete(place)
-                continue
-            namespaces = await self._restoring(lambda: keep_newest(self.warm, self.codec, place), place)  # noqa: B023 - awaited here
-            await self._drop(place.thread, namespaces)
-
-    async def copy(self, source: Place, target: Place) -> None:
-        """Copy everything of a thread into another."""
-        if source.thread != target.thread:
-            namespaces = await self._restoring(lambda: copy(self.warm, self.codec, source, target), source, target)
-            await self._drop(target.thread, namespaces)
-
-    # between tiers
-
-    async def archive(self, place: Place) -> bool:
-        """Move a warm thread into an object; False if there is none, or it was written meanwhile."""
-        cold = self._archive(place.thread_id)
-        found = await self.warm.thread(place.thread)
-        if found is None or found.tier == COLD:
-            return False
-        content = await self.warm.content(place.thread)
-        if not any(content):
-            return False
-        try:
-            path, size = await cold.store(place.thread_id, place.thread, content)
-        except CheckpointError:
-            now = await self.warm.thread(place.thread)
-            if now is None or now.stamp != found.stamp:
-                return False  # deleted with its objects, or written, while it was moved
-            raise
-        if not await self.warm.go_cold(place.thread, found.stamp, path, size, content):
-            await self._discard(cold, path)
-            return False
-        await self._drop(place.thread, {row.ns for row in content.rows})
-        return True
-
-    async def archive_idle(self, before: float) -> int:
-        """Archive every thread not written since `before` (Unix seconds); how many."""
-        moved, last = 0, b""
-        while rows := await self.warm.idle(before, last, IDLE_ROWS):
-            for thread, thread_id in rows:
-                moved += await self.archive(Place(thread_id, thread, b""))
-                last = thread
-        return moved
-
-    async def restore(self, place: Place) -> bool:
-        """Bring a cold thread back; False if it is not cold. Callers of one process share the work."""
-        return await self._flights.run(place.thread, lambda: self._restore(place))
-
-    async def _restore(self, place: Place) -> bool:
-        held = await self.peek(place)
-        if held is None:
-            return False
-        path, content = held
-        if not await self.warm.go_warm(place.thread, path, content):
-            return False
-        await self._discard(self._archive(place.thread_id), path)
-        return True
-
-    async def peek(self, place: Place) -> tuple[str, ThreadRows] | None:
-        """Path and rows of a cold thread that stays cold, or None if it is not cold.
-
-        Raises `CheckpointError` when its object is missing or damaged.
-        """
-        missing = None
-        while True:
-            found = await self.warm.thread(place.thread)
-            if found is None or found.tier != COLD:
-                return None
-            path = found.object or "(no path)"
-            if path == missing:
-                raise damaged(path, place.thread_id, "is missing")
-            content = await self._archive(place.thread_id).load(path, place.thread_id, place.thread)
-            if content is not None:
-                return path, content
-            missing = path  # unless another process has just restored it: look again
-
-    # the store
-
-    async def stats(self) -> CheckpointStats:
-        """Counts and bytes."""
-        sizes, hot = await self.warm.sizes(), self._hot
-        return CheckpointStats(
-            checkpoints=sizes.checkpoints,
-            threads_by_tier=sizes.threads,
-            bytes_by_tier={"hot": hot.size() if hot else 0, "warm": sizes.warm_bytes, "cold": sizes.cold_bytes},
-            hot_hits=hot.hits if hot else 0,
-            hot_misses=hot.misses if hot else 0,
-            hot_errors=hot.errors if hot else 0,
-            orphans=self._orphans,
-        )
-
-    def _archive(self, thread_id: str) -> Cold:
-        if self._cold is None:
-            raise ConfigurationError(
-                f"thread {thread_id[:SHOWN_CHARACTERS]!r} needs the cold tier; give the checkpointer cold='s3://…' or 'file:///…'"
-            )
-        return self._cold
-
-    async def _restoring(self, call: Callable[[], Awaitable[T]], *places: Place) -> T:
+            await self.settled(place.thread)
         while True:
             try:
-                return await call()
+                done = await idempotent(call)
             except ColdThread:
                 for place in places:
-                    await self.restore(place)
+                    await self.restore_rest(place)
+            else:
+                if self.journaled is not None:
+                    for place in places:
+                        await self.journaled.changed(place.thread)
+                return done
 
-    async def _drop(self, thread: bytes, namespaces: Iterable[bytes]) -> None:
-        if self._hot is not None:
-            await self._hot.drop(thread, namespaces)
+    async def restore_head(self, place: Place) -> bool:
+        """Bring the newest checkpoints of a cold thread back; False if it is not cold."""
+        return await self.cold(place).restore_head(place)
 
-    async def _discard(self, cold: Cold, path: str) -> None:
-        try:
-            await cold.remove([path])
-        except StoreError as error:
-            self._orphans += 1
-            _log.warning("object %s is no longer needed and could not be deleted: %s", path, error)
+    async def restore_rest(self, place: Place) -> bool:
+        """Bring all of a cold thread back; False if nothing of it is cold."""
+        return await self.cold(place).restore(place)
+
+    async def verify_cold(self, place: Place) -> Counted:
+        """Read what of a thread is cold to its last byte."""
+        thread = await self.warm.thread(place.thread)
+        if thread is None or thread.tier == WARM:
+            return Counted(0, 0, 0)
+        return await self.cold(place).verify(place)
+
+    def cold(self, place: Place) -> Archive:
+        """What moves threads; raises `CheckpointError` where there is no cold tier."""
+        if self.archive is None:
+            what = f"thread {shown(place.thread_id)}" if place.thread_id else "archive_idle"
+            raise CheckpointError(f"{what} needs the cold tier; {self.without_cold}")
+        return self.archive
+
+    def place_of(self, thread: bytes, label: bytes) -> Place:
+        """Where rows come from, at the root namespace; a thread's id is in its sealed label."""
+        return self.codec.place_of(thread, label)
 
 
-def _has_sends(checkpoint: Mapping[str, Any], row: Row) -> bool:
-    """Before format 4, packets sent to the next step were pending writes of the parent."""
-    return row.parent is not None and checkpoint.get("v", 1) < SENDS_IN_CHANNEL_SINCE
+def incomplete(place: Place) -> CheckpointError:
+    """What is wrong with a thread that lacks a chunk, though no row of it was removed meanwhile."""
+    return CheckpointError(
+        f"thread {shown(place.thread_id)} has lost a stored value (a row of llmops_ck_chunk);"
+        " restore the database from a backup, or delete the thread"
+    )

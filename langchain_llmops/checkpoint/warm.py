@@ -1,108 +1,82 @@
-"""The warm tier: the authority, in SQLite or PostgreSQL.
-
-Every write first takes the thread's row, so writers of one thread follow each other, and leaves a fresh `stamp` in it.
-"""
+"""The warm tier: the authority, in SQLite or PostgreSQL. Its coroutines run over blocking stores."""
 
 from __future__ import annotations
 
 import secrets
+import threading
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from langchain_llmops.checkpoint.codec import KEY_BYTES, SHOWN_CHARACTERS, text, untext
-from langchain_llmops.checkpoint.schema import COLD, STEPS, WARM, Blob, Row, Thread, ThreadRows, Write
-from langchain_llmops.checkpoint.statements import (
-    ADD_WRITE,
-    COPY_ROW,
-    FIND_NEWEST,
-    FIND_ONE,
-    GO_COLD,
-    GO_WARM,
-    LOCK,
-    PUT_BLOB,
-    PUT_ROW,
-    PUT_WRITE,
-    ROW,
-    TABLES,
-    THREAD,
-    TOUCH,
-)
+from langchain_llmops.checkpoint.apply import Times, apply_batch, prepare
+from langchain_llmops.checkpoint.names import shown
+from langchain_llmops.checkpoint.schema import STEPS, Step, Thread, Write
 from langchain_llmops.core.errors import CheckpointError, ThreadOwnerMismatch
+from langchain_llmops.stores.base import idempotent
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 
-    from langchain_llmops.checkpoint.schema import Place
+    from langchain_llmops.checkpoint.schema import Applied, Group
     from langchain_llmops.stores.base import Sql, Store, Transaction
 
-__all__ = ["ColdThread", "Found", "Listed", "Parts", "Warm", "WarmSizes", "Written", "check_owner"]
+__all__ = ["ColdThread", "Listed", "Warm", "check_owner", "fresh", "marks", "padded", "portions"]
 
 STAMP_BITS: Final = 62
 MAX_PARAMETERS: Final = 512
+THREAD: Final = ", ".join(f"t.{name}" for name in Thread._fields)
+STEP: Final = ", ".join(f"s.{name}" for name in Step._fields)
+# a delta's parent is older than it, and the walk ends at a full manifest
+CHAIN: Final = f"""
+    WITH RECURSIVE chain ({", ".join(Step._fields)}) AS (
+        SELECT {STEP} FROM llmops_ck_step s WHERE s.thread = ? AND s.ns = ? AND s.id = {{id}}
+        UNION ALL
+        SELECT {STEP} FROM llmops_ck_step s JOIN chain c ON s.id = c.parent AND c.base = 0
+        WHERE s.thread = ? AND s.ns = ?
+    ) SELECT {", ".join(Step._fields)} FROM chain
+"""
+CHAIN_OF_ONE: Final = CHAIN.format(id="?")
+CHAIN_OF_NEWEST: Final = CHAIN.format(
+    id="(SELECT n.id FROM llmops_ck_step n WHERE n.thread = ? AND n.ns = ? ORDER BY n.id DESC LIMIT 1)"
+)
+WRITES: Final = f"SELECT {', '.join(Write._fields)} FROM llmops_ck_write WHERE thread = ? AND ns = ?"
 
 
 class ColdThread(Exception):  # noqa: N818 - a signal inside this room, never seen outside
-    """The thread must be restored before it can be written."""
-
-
-class Written(NamedTuple):
-    """What a put left: `newest` is whether it is the head and has no pending writes."""
-
-    stamp: int
-    epoch: int
-    newest: bool
-
-
-class Found(NamedTuple):
-    """A thread, and the checkpoint asked for if it has it."""
-
-    thread: Thread
-    row: Row | None
-
-
-class Parts(NamedTuple):
-    """Channel values by key and writes by checkpoint id, as of one `epoch`."""
-
-    stamp: int
-    epoch: int
-    blobs: dict[bytes, bytes]
-    writes: dict[bytes, list[Write]]
+    """The thread must be restored before it can be changed."""
 
 
 class Listed(NamedTuple):
     """A checkpoint on a page of a listing."""
 
-    thread_id: bytes
     thread: bytes
+    label: bytes
     epoch: int
-    row: Row
+    step: Step
 
 
-class WarmSizes(NamedTuple):
-    """Counts and bytes; `cold_bytes` is the size of the objects."""
-
-    checkpoints: int
-    threads: dict[str, int]
-    warm_bytes: int
-    cold_bytes: int
-
-
-def check_owner(thread_id: str, owner: bytes | None, user: str | None) -> None:
-    """Raise `ThreadOwnerMismatch` when a thread has an owner and another user asks."""
-    if user is not None and owner is not None and bytes(owner) != text(user):
+def check_owner(thread_id: str, owner: bytes | None, user: bytes | None) -> None:
+    """Raise `ThreadOwnerMismatch` when a thread has an owner and another user asks (both as digests)."""
+    if user is not None and owner is not None and bytes(owner) != user:
         raise ThreadOwnerMismatch(
-            f"session {thread_id[:SHOWN_CHARACTERS]!r} belongs to another user; use a session id of this user's own"
+            f"session {shown(thread_id)} belongs to another user; use a session id of this user's own"
         )
 
 
 class Warm:
-    """Statements on the tables of `schema`, which are made on first use."""
+    """Statements on the tables of `schema`, which are made on first use.
 
-    def __init__(self, store: Store, *, clock: Callable[[], float]) -> None:
+    Args:
+        timeout_s: how long a conversation may be left alone before it has ended.
+    """
+
+    def __init__(self, store: Store, *, clock: Callable[[], float], timeout_s: float | None = None) -> None:
         self._sql = store.sql
-        self._clock = clock
+        self.clock = clock
+        self._timeout_s = timeout_s
         self._ready = False
         self._closed = False
+        self._lock = threading.Lock()
+        self.before_change: Callable[[bytes], Awaitable[None]] | None = None  # is told the owner of what will be locked
 
     def open(self) -> None:
         """Serve, again if it was closed."""
@@ -112,272 +86,188 @@ class Warm:
         """Refuse everything from now on; the store is the caller's to close."""
         self._closed, self._ready = True, False
 
-    async def sql(self) -> Sql:
-        """The database with its tables in place."""
+    @property
+    def is_closed(self) -> bool:
+        """Whether everything is refused."""
+        return self._closed
+
+    def admit(self) -> None:
+        """Raise `CheckpointError` when closed."""
         if self._closed:
             raise CheckpointError("this checkpointer is closed; make a new one or enter it again with `with`")
+
+    async def sql(self) -> Sql:
+        """The database with its tables in place."""
+        self.admit()
         if not self._ready:
-            await self._sql.migrate("checkpoint", STEPS)
-            self._ready = True
+            with self._lock:
+                if not self._ready:
+                    await self._sql.migrate("conversations", STEPS)
+                    await prepare(self._sql)
+                    self._ready = True
         return self._sql
 
-    # writing
-
-    async def put(self, place: Place, user: str | None, row: Row, blobs: Iterable[Blob]) -> Written:
-        """Store a checkpoint and the channel values that are new in it."""
-        async with self._writing(place, user) as (transaction, stamp, epoch):
-            flags = await transaction.fetch(PUT_ROW, (place.thread, *row))
-            values = [(place.thread, *blob) for blob in blobs]
-            if values:
-                await transaction.execute_many(PUT_BLOB, values)
-        has_writes, has_newer = flags[0]
-        return Written(stamp, epoch, not has_writes and not has_newer)
-
-    async def put_writes(
-        self, place: Place, user: str | None, first_wins: Sequence[Write], last_wins: Sequence[Write]
-    ) -> None:
-        """Store pending writes; the checkpoint they belong to may come later."""
-        async with self._writing(place, user) as (transaction, _, _):
-            for statement, writes in ((ADD_WRITE, first_wins), (PUT_WRITE, last_wins)):
-                if writes:
-                    await transaction.execute_many(statement, [(place.thread, *write) for write in writes])
-
-    @asynccontextmanager
-    async def _writing(self, place: Place, user: str | None) -> AsyncIterator[tuple[Transaction, int, int]]:
-        stamp = _fresh()
-        owner = None if user is None else text(user)
-        values = (place.thread, text(place.thread_id), owner, stamp, _fresh(), self._clock())
-        async with (await self.sql()).transaction() as transaction:
-            found_owner, tier, epoch = (await transaction.fetch(TOUCH, values))[0]
-            check_owner(place.thread_id, found_owner, user)
-            if tier == COLD:
-                raise ColdThread
-            yield transaction, stamp, int(epoch)
-
-    @asynccontextmanager
-    async def locked(self, thread: bytes, *, removes: bool = True) -> AsyncIterator[tuple[Transaction, Thread | None]]:
-        """A transaction that holds the thread's row, with a new stamp (and epoch); None when there is no thread."""
-        async with (await self.sql()).transaction() as transaction:
-            rows = await transaction.fetch(LOCK, (_fresh(), int(removes), _fresh(), thread))
-            found = Thread(*rows[0]) if rows else None
-            if found is not None and found.tier == COLD:
-                raise ColdThread
-            yield transaction, found
-
-    async def create(self, transaction: Transaction, place: Place, owner: bytes | None) -> None:
-        """Make or touch a thread inside a transaction; another owner's thread raises."""
-        user = None if owner is None else untext(owner)
-        values = (place.thread, text(place.thread_id), owner, _fresh(), _fresh(), self._clock())
-        found_owner, tier, _ = (await transaction.fetch(TOUCH, values))[0]
-        check_owner(place.thread_id, found_owner, user)
-        if tier == COLD:
-            raise ColdThread
-        await transaction.fetch(LOCK, (_fresh(), 1, _fresh(), place.thread))
+    async def apply(self, groups: Sequence[Group]) -> list[Applied]:
+        """Store groups of different threads in one transaction."""
+        return await apply_batch(await self.sql(), groups, Times.at(self.clock(), self._timeout_s))
 
     # reading
 
-    async def find(self, place: Place, checkpoint_id: bytes | None) -> Found | None:
-        """The thread and one of its checkpoints, the newest unless an id is given; None for an unknown thread."""
-        _, thread, ns = place
+    async def threads(self, threads: Sequence[bytes]) -> dict[bytes, Thread]:
+        """Rows of threads by digest; unknown ones are absent."""
         sql = await self.sql()
-        if checkpoint_id is None:
-            rows = await sql.fetch(FIND_NEWEST, (ns, thread, ns, thread))
-        else:
-            rows = await sql.fetch(FIND_ONE, (ns, checkpoint_id, thread))
-        if not rows:
-            return None
-        values = rows[0]
-        split = len(Thread._fields)
-        return Found(Thread(*values[:split]), Row(*values[split:]) if values[split] is not None else None)
+        found: dict[bytes, Thread] = {}
+        for portion in portions(threads):
+            rows = await _fetched(
+                sql, f"SELECT t.thread, {THREAD} FROM llmops_ck_thread t WHERE t.thread IN ({marks(portion)})", portion
+            )
+            found.update((bytes(thread), Thread(*values)) for thread, *values in rows)
+        return found
 
     async def thread(self, thread: bytes) -> Thread | None:
         """A thread's row."""
-        sql = await self.sql()
-        rows = await sql.fetch(f"SELECT {THREAD} FROM llmops_thread t WHERE t.thread = ?", (thread,))
-        return Thread(*rows[0]) if rows else None
+        return (await self.threads([thread])).get(thread)
 
-    async def parts(self, thread: bytes, ns: bytes, keys: Sequence[bytes], ids: Sequence[bytes]) -> Parts | None:
-        """Channel values by key and writes by checkpoint id; None when the thread is gone."""
+    async def chain(self, thread: bytes, ns: bytes, checkpoint_id: bytes | None) -> list[Step]:
+        """A checkpoint (the newest without an id), then the steps its delta is built on; empty when there is none."""
         sql = await self.sql()
-        blobs: dict[bytes, bytes] = {}
-        for chunk in _chunks(keys):
-            found = await sql.fetch(
-                f"SELECT key, body FROM llmops_blob WHERE thread = ? AND ns = ? AND key IN ({_marks(chunk)})",
-                (thread, ns, *chunk),
+        if checkpoint_id is None:
+            rows = await _fetched(sql, CHAIN_OF_NEWEST, (thread, ns, thread, ns, thread, ns))
+        else:
+            rows = await _fetched(sql, CHAIN_OF_ONE, (thread, ns, checkpoint_id, thread, ns))
+        return [Step(*values) for values in rows]
+
+    async def writes(self, thread: bytes, ns: bytes, ids: Sequence[bytes]) -> list[Write]:
+        """Pending writes of checkpoints."""
+        sql = await self.sql()
+        found: list[Write] = []
+        for portion in portions(ids):
+            rows = await _fetched(sql, f"{WRITES} AND id IN ({marks(portion)})", (thread, ns, *portion))
+            found += [Write(*values) for values in rows]
+        return found
+
+    async def chunks(self, thread: bytes, names: Sequence[bytes]) -> dict[bytes, bytes]:
+        """Sealed chunks by name; those that are not there are absent."""
+        sql = await self.sql()
+        found: dict[bytes, bytes] = {}
+        for portion in portions(names):
+            rows = await _fetched(
+                sql,
+                f"SELECT name, body FROM llmops_ck_chunk WHERE thread = ? AND name IN ({marks(portion)})",
+                (thread, *portion),
             )
-            blobs.update((bytes(key), bytes(body)) for key, body in found)
-        ids = _padded(ids)
-        rows = await sql.fetch(
-            "SELECT t.stamp, t.epoch, w.ns, w.id, w.task_id, w.idx, w.task_path, w.channel, w.body"
-            " FROM llmops_thread t LEFT JOIN llmops_write w ON w.thread = t.thread AND w.ns = ?"
-            f" AND w.id IN ({_marks(ids)}) WHERE t.thread = ?",
-            (ns, *ids, thread),
+            found.update((bytes(name), bytes(body)) for name, body in rows)
+        return found
+
+    async def steps(self, thread: bytes, ns: bytes, after: bytes | None, before: bytes | None) -> list[Step]:
+        """The steps of a namespace between two ids, both included, newest first."""
+        sql = await self.sql()
+        rows = await _fetched(
+            sql,
+            f"SELECT {STEP} FROM llmops_ck_step s WHERE s.thread = ? AND s.ns = ?"
+            " AND s.id >= COALESCE(?, s.id) AND s.id <= COALESCE(?, s.id) ORDER BY s.id DESC",
+            (thread, ns, after, before),
         )
-        if not rows:
-            return None
-        writes: dict[bytes, list[Write]] = {}
-        for _, _, *values in rows:
-            if values[0] is not None:
-                writes.setdefault(bytes(values[1]), []).append(Write(*values))
-        return Parts(int(rows[0][0]), int(rows[0][1]), blobs, writes)
+        return [Step(*values) for values in rows]
 
     async def page(self, conditions: Sequence[tuple[str, Sequence[Any]]], rows: int) -> list[Listed]:
         """One page of checkpoints that meet all conditions (SQL text of ours, values), newest first."""
         where = " AND ".join(condition for condition, _ in conditions) or "1 = 1"
         values = [value for _, condition_values in conditions for value in condition_values]
-        found = await (await self.sql()).fetch(
-            f"SELECT t.thread_id, t.thread, t.epoch, {ROW}"
-            " FROM llmops_checkpoint c JOIN llmops_thread t ON t.thread = c.thread"
-            f" WHERE {where} ORDER BY c.id DESC, c.ns DESC, c.thread DESC LIMIT ?",
+        found = await _fetched(
+            await self.sql(),
+            f"SELECT t.thread, t.label, t.epoch, {STEP}"
+            " FROM llmops_ck_step s JOIN llmops_ck_thread t ON t.thread = s.thread"
+            f" WHERE {where} ORDER BY s.id DESC, s.ns DESC, s.thread DESC LIMIT ?",
             (*values, rows),
         )
-        return [Listed(bytes(v[0]), bytes(v[1]), int(v[2]), Row(*v[3:])) for v in found]
+        return [Listed(bytes(v[0]), bytes(v[1]), int(v[2]), Step(*v[3:])) for v in found]
 
-    async def content(self, thread: bytes, transaction: Transaction | None = None) -> ThreadRows:
-        """Everything of a thread; consistent inside `locked`, or if the thread's stamp is still the same afterwards."""
-        source = transaction or await self.sql()
-        tables = (("checkpoint", Row), ("blob", Blob), ("write", Write))
-        rows, blobs, writes = [
-            [kind(*values) for values in await source.fetch(_select(table, kind._fields), (thread,))]
-            for table, kind in tables
-        ]
-        return ThreadRows(rows, blobs, writes)  # type: ignore[arg-type] # in the order of `tables`
+    # whole threads
 
-    # moving and removing
+    @asynccontextmanager
+    async def locked(
+        self, thread: bytes, *, removes: bool = True, also: Sequence[bytes] = ()
+    ) -> AsyncIterator[tuple[Transaction, Thread | None]]:
+        """A transaction that holds the thread's row, with a new stamp (and epoch); None when there is no thread.
 
-    async def insert(self, transaction: Transaction, thread: bytes, content: ThreadRows) -> None:
-        """Put rows into a thread."""
-        for statement, items in ((COPY_ROW, content.rows), (PUT_BLOB, content.blobs), (PUT_WRITE, content.writes)):
-            if items:
-                await transaction.execute_many(statement, [(thread, *item) for item in items])
-
-    async def outline(self, transaction: Transaction, thread: bytes) -> tuple[list[Row], set[bytes]]:
-        """A thread's checkpoints, and every stored channel value as ns + key."""
-        rows = await transaction.fetch(_select("checkpoint", Row._fields), (thread,))
-        stored = await transaction.fetch("SELECT ns, key FROM llmops_blob WHERE thread = ?", (thread,))
-        return [Row(*values) for values in rows], {bytes(ns) + bytes(key) for ns, key in stored}
-
-    async def remove(
-        self, transaction: Transaction, thread: bytes, gone: Sequence[Row], unused: Iterable[bytes]
-    ) -> None:
-        """Delete checkpoints with their writes, and channel values (ns + key) that no checkpoint uses."""
-        ids = [(thread, row.ns, row.id) for row in gone]
-        keys = [(thread, name[:-KEY_BYTES], name[-KEY_BYTES:]) for name in unused]
-        deletes = (("checkpoint", "id", ids), ("write", "id", ids), ("blob", "key", keys))
-        for table, column, values in deletes:
-            if values:
-                await transaction.execute_many(
-                    f"DELETE FROM llmops_{table} WHERE thread = ? AND ns = ? AND {column} = ?",
-                    values,
-                )
-
-    async def clear(self, transaction: Transaction, thread: bytes) -> None:
-        """Delete everything of a thread but its own row."""
-        for table in TABLES:
-            await transaction.execute(f"DELETE FROM {table} WHERE thread = ?", (thread,))
-
-    async def delete(self, thread: bytes) -> tuple[str | None, list[bytes]] | None:
-        """Delete a thread; its object if it was cold and its namespaces, or None when there is no such thread."""
-        async with (await self.sql()).transaction() as transaction:
-            rows = await transaction.fetch("DELETE FROM llmops_thread WHERE thread = ? RETURNING object", (thread,))
-            if not rows:
-                return None
-            found = await transaction.fetch("SELECT DISTINCT ns FROM llmops_checkpoint WHERE thread = ?", (thread,))
-            await self.clear(transaction, thread)
-        return rows[0][0], [bytes(ns) for (ns,) in found]
-
-    async def go_cold(self, thread: bytes, stamp: int, path: str, size: int, content: ThreadRows) -> bool:
-        """Replace a thread's rows by an object, unless anything was written since `stamp`."""
-        head = max((row.id for row in content.rows), default=b"")
-        values = (path, size, len(content.rows), head, _fresh(), _fresh(), thread, stamp)
-        async with (await self.sql()).transaction() as transaction:
-            if not await transaction.execute(GO_COLD, values):
-                return False
-            await self.clear(transaction, thread)
-            runs = {row.run for row in content.rows if row.run is not None}
-            if runs:
-                await transaction.execute_many(
-                    "INSERT INTO llmops_cold_run (run, thread) VALUES (?, ?)", [(run, thread) for run in runs]
-                )
-        return True
-
-    async def go_warm(self, thread: bytes, path: str, content: ThreadRows) -> bool:
-        """Put a thread's rows back, unless somebody else has done it."""
-        async with (await self.sql()).transaction() as transaction:
-            if not await transaction.execute(GO_WARM, (_fresh(), _fresh(), thread, path)):
-                return False
-            await transaction.execute("DELETE FROM llmops_cold_run WHERE thread = ?", (thread,))
-            await self.insert(transaction, thread, content)
-        return True
-
-    # questions about many threads
-
-    async def threads_of_runs(self, runs: Sequence[bytes]) -> list[tuple[str, bytes]]:
-        """Id and digest of every thread, warm or cold, with a checkpoint of one of the runs."""
-        found: dict[bytes, str] = {}
+        Raises `ColdThread` unless all of it is warm. `also` are threads whose rows it will take: all are taken in one
+        order, so that no two transactions wait for each other.
+        """
         sql = await self.sql()
-        for chunk in _chunks(runs):
-            for table in ("llmops_checkpoint", "llmops_cold_run"):
-                rows = await sql.fetch(
-                    f"SELECT DISTINCT t.thread, t.thread_id FROM {table} r JOIN llmops_thread t ON t.thread = r.thread"
-                    f" WHERE r.run IN ({_marks(chunk)})",
-                    chunk,
-                )
-                found.update((bytes(thread), untext(thread_id)) for thread, thread_id in rows)
-        return [(thread_id, thread) for thread, thread_id in found.items()]
+        if self.before_change is not None:
+            known = await self.thread(thread)
+            if known is not None and known.owner is not None:
+                await self.before_change(bytes(known.owner))
+        async with sql.transaction() as transaction:
+            for earlier in sorted(one for one in also if one < thread):
+                await transaction.execute("UPDATE llmops_ck_thread SET stamp = stamp WHERE thread = ?", (earlier,))
+            rows = await transaction.fetch(
+                "UPDATE llmops_ck_thread SET prior = stamp, stamp = ?, epoch = CASE WHEN ? = 1 THEN ? ELSE epoch END"
+                f" WHERE thread = ? RETURNING {', '.join(Thread._fields)}",
+                (fresh(), int(removes), fresh(), thread),
+            )
+            found = Thread(*rows[0]) if rows else None
+            if found is not None and found.tier != "warm":
+                raise ColdThread
+            yield transaction, found
 
-    async def idle(self, before: float, after: bytes, rows: int) -> list[tuple[bytes, str]]:
-        """Digest and id of warm threads not written since `before`, in the order of digests."""
-        found = await (await self.sql()).fetch(
-            "SELECT thread, thread_id FROM llmops_thread WHERE tier = 'warm' AND updated_at < ? AND thread > ?"
-            " ORDER BY thread LIMIT ?",
-            (before, after, rows),
+    async def next_cold(
+        self, tenant: bytes, below: tuple[bytes, bytes] | None
+    ) -> tuple[bytes, bytes, bytes, str] | None:
+        """Newest archived id, digest, label and tier of the first thread below (id, digest) that has cold history."""
+        condition = "" if below is None else " AND (cold_head, thread) < (?, ?)"
+        rows = await _fetched(
+            await self.sql(),
+            "SELECT cold_head, thread, label, tier FROM llmops_ck_thread"
+            f" WHERE tenant = ? AND cold_head IS NOT NULL{condition} ORDER BY cold_head DESC, thread DESC LIMIT 1",
+            (tenant, *(below or ())),
         )
-        return [(bytes(thread), untext(thread_id)) for thread, thread_id in found]
+        return (bytes(rows[0][0]), bytes(rows[0][1]), bytes(rows[0][2]), rows[0][3]) if rows else None
 
-    async def cold_heads(self, floor: bytes) -> list[tuple[bytes, bytes]]:
-        """Newest checkpoint id and digest of every cold thread that has one at or above `floor`, newest first."""
-        found = await (await self.sql()).fetch(
-            "SELECT head, thread FROM llmops_thread WHERE tier = 'cold' AND head >= ? ORDER BY head DESC", (floor,)
-        )
-        return [(bytes(head), bytes(thread)) for head, thread in found]
+    async def ids(self, thread: bytes) -> set[tuple[bytes, bytes]]:
+        """Namespace and id of every checkpoint of a thread that is warm."""
+        rows = await _fetched(await self.sql(), "SELECT ns, id FROM llmops_ck_step WHERE thread = ?", (thread,))
+        return {(bytes(ns), bytes(checkpoint_id)) for ns, checkpoint_id in rows}
 
-    async def sizes(self) -> WarmSizes:
-        """Counts and bytes of the whole store."""
+    async def threads_of_runs(self, tenant: bytes, runs: Sequence[bytes]) -> list[tuple[bytes, bytes]]:
+        """Digest and label of every thread of a tenant, warm or cold, with a checkpoint of one of the runs."""
         sql = await self.sql()
-        checkpoints, total = (
-            await sql.fetch("SELECT COUNT(*), SUM(LENGTH(metadata) + LENGTH(body)) FROM llmops_checkpoint")
-        )[0]
-        warm_bytes = int(total or 0)
-        for table in ("llmops_blob", "llmops_write"):
-            warm_bytes += int((await sql.fetch(f"SELECT SUM(LENGTH(body)) FROM {table}"))[0][0] or 0)
-        tiers = await sql.fetch(
-            "SELECT tier, COUNT(*), SUM(checkpoints), SUM(object_bytes) FROM llmops_thread GROUP BY tier"
-        )
-        archived = sum(int(count or 0) for _, _, count, _ in tiers)
-        cold_bytes = sum(int(size or 0) for _, _, _, size in tiers)
-        threads = {WARM: 0, COLD: 0} | {tier: int(count) for tier, count, _, _ in tiers}
-        return WarmSizes(int(checkpoints) + archived, threads, warm_bytes, cold_bytes)
+        found: dict[bytes, bytes] = {}
+        for portion in portions(runs):
+            for table in ("llmops_ck_step", "llmops_ck_cold_run"):
+                rows = await _fetched(
+                    sql,
+                    f"SELECT DISTINCT t.thread, t.label FROM {table} r JOIN llmops_ck_thread t ON t.thread = r.thread"
+                    f" WHERE t.tenant = ? AND r.run IN ({marks(portion)})",
+                    (tenant, *portion),
+                )
+                found.update((bytes(thread), bytes(label)) for thread, label in rows)
+        return list(found.items())
 
 
-def _fresh() -> int:
-    return secrets.randbits(STAMP_BITS)
+async def _fetched(sql: Sql, statement: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
+    """What a statement finds, asked again where the connection was lost."""
+    return await idempotent(lambda: sql.fetch(statement, values))
 
 
-def _select(table: str, fields: Sequence[str]) -> str:
-    return f"SELECT {', '.join(fields)} FROM llmops_{table} WHERE thread = ?"
+def fresh() -> int:
+    """A number that was never used before."""
+    return secrets.randbits(STAMP_BITS) + 1
 
 
-def _chunks(values: Sequence[bytes]) -> Iterator[list[bytes]]:
-    """Portions for an IN list, filled up to few different lengths so that statements repeat."""
+def portions(values: Sequence[bytes]) -> Iterator[list[bytes]]:
+    """For an IN list, filled up to few different lengths so that statements repeat."""
     for start in range(0, len(values), MAX_PARAMETERS):
-        yield _padded(values[start : start + MAX_PARAMETERS])
+        yield padded(values[start : start + MAX_PARAMETERS])
 
 
-def _padded(values: Sequence[bytes]) -> list[bytes]:
+def padded(values: Sequence[bytes]) -> list[bytes]:
+    """Filled up to a power of two with its last value."""
     size = 1 << (len(values) - 1).bit_length()
     return [*values, *[values[-1]] * (size - len(values))]
 
 
-def _marks(values: Sequence[bytes]) -> str:
-    return ", ".join(["?"] * len(values))
+def marks(values: Iterable[object]) -> str:
+    """Placeholders for an IN list."""
+    return ", ".join("?" for _ in values)

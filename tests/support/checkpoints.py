@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -141,6 +142,9 @@ class SyncTwin(BaseCheckpointSaver[str]):
     async def aprune(self, *args, **kwargs):
         return await self._caller.call("prune", *args, **kwargs)
 
+    async def aget_delta_channel_history(self, *args, **kwargs):
+        return await self._caller.call("get_delta_channel_history", *args, **kwargs)
+
 
 class FaultyStore:
     """A store whose operations a test can count, fail, or hold until it lets them go.
@@ -155,10 +159,15 @@ class FaultyStore:
         self.calls: list[tuple[str, Any]] = []
         self._failing: set[str] = set()
         self._held: dict[str, int] = {}
+        self._changed = threading.Condition()
 
     @property
     def kv(self) -> Any:
         return _Operations(self, self._inner.kv)
+
+    @property
+    def maps(self) -> Any:
+        return _Operations(self, self._inner.maps)
 
     @property
     def objects(self) -> Any:
@@ -186,22 +195,25 @@ class FaultyStore:
 
     @contextmanager
     def holding(self, name: str):
-        """Operations of this name wait, before they act, until the block ends."""
+        """Operations of this name wait, before they act and with their thread, until the block ends."""
         self._held[name] = 0
         try:
             yield self
         finally:
-            del self._held[name]
+            with self._changed:
+                del self._held[name]
+                self._changed.notify_all()
 
     async def waiting(self, name: str) -> None:
         """Until an operation of this name is held."""
         await until(lambda: self._held.get(name, 0) > 0)
 
     async def pass_through(self, name: str, act: Any, args: tuple, kwargs: dict) -> Any:
-        self.calls.append((name, args))
-        if name in self._held:
-            self._held[name] += 1
-            await until(lambda: name not in self._held)
+        with self._changed:
+            self.calls.append((name, args))
+            if name in self._held:
+                self._held[name] += 1
+                assert self._changed.wait_for(lambda: name not in self._held, DEADLINE_S)
         if name in self._failing:
             raise StoreUnavailableError(f"the test made {name} fail")
         return await act(*args, **kwargs)

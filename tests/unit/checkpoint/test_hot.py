@@ -1,238 +1,257 @@
-"""The hot tier is a copy that may be lost, late, stale or brought back from the past, and is never believed wrongly."""
+"""Whatever the hot tier lost or brought back, a reader is given the state that the warm row says, or a newer one."""
 
 from __future__ import annotations
 
 import asyncio
-import copy
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from langgraph.checkpoint.memory import InMemorySaver
 
-from langchain_llmops.checkpoint.hot import Recent
+from langchain_llmops.checkpoint import hot as hot_tier
 from langchain_llmops.checkpoint.saver import TieredCheckpointSaver
-from langchain_llmops.checkpoint.schema import Place
+from langchain_llmops.core.errors import StoreUnavailableError
 from langchain_llmops.stores.base import open_store
-from tests.support.checkpoints import Caller, FaultyStore, checkpoint, config, facts, until
+from tests.support.checkpoints import Caller, facts, until
+from tests.support.checkpoints import config as named
+
+LONG = "x" * 400
 
 
-def values(found):
-    return found.checkpoint["channel_values"]
+class Maps:
+    """A hot store that a test can look into, set back, damage or fail."""
+
+    def __init__(self, inner) -> None:
+        self.inner = inner
+        self.items: dict[str, dict[bytes, bytes]] = {}
+        self.reads = self.writes = 0
+        self.fails = False
+
+    async def read_map(self, key):
+        self.reads += 1
+        self._stand()
+        return dict(self.items.get(key, {}))
+
+    async def write_maps(self, changes):
+        self.writes += 1
+        self._stand()
+        for change in changes:
+            held = {} if change.whole else self.items.get(change.key, {})
+            self.items[change.key] = {
+                name: value for name, value in {**held, **change.fields}.items() if name not in set(change.gone)
+            }
+
+    async def drop_maps(self, *keys):
+        self._stand()
+        for key in keys:
+            self.items.pop(key, None)
+
+    def _stand(self) -> None:
+        if self.fails:
+            raise StoreUnavailableError("the test made it fail")
 
 
-async def test_the_next_turn_reads_what_the_last_put_left(caller, tiers):
-    first = await caller.put("t", {"a": 1})
-    unchanged = checkpoint({"a": 1, "b": 2}, {"a": "1", "b": "2"})
-    await caller.call("put", config("t", "", first), unchanged, {"step": 1}, {"b": "2"})
+class Hot:
+    """The store around it."""
 
-    assert values(await caller.get(config("t"))) == {"a": 1, "b": 2}
-    stats = await caller.call("stats")
-    assert (stats.hot_hits, stats.hot_misses, stats.hot_errors) == (1, 0, 0)
-    assert stats.bytes_by_tier["hot"] == sum(len(value) for value, _ in tiers["hot"].items.values())
+    url = "memory://"
 
+    def __init__(self) -> None:
+        self.maps = Maps(None)
 
-async def test_a_reader_fills_what_nobody_left(caller, tiers):
-    made = await caller.put("t", {"a": 1})
-    await caller.write("t", made, ("a", 2))
+    async def ping(self) -> float:
+        return 0.0
 
-    for _ in range(3):
-        assert (await caller.get(config("t"))).pending_writes == [("t", "a", 2)]
-    stats = await caller.call("stats")
-    assert (stats.hot_hits, stats.hot_misses) == (2, 1)
+    async def aclose(self) -> None:
+        pass
 
 
-async def test_a_slow_reader_never_fills_over_a_newer_put(caller, tiers):
-    await caller.put("t", {"a": 1})
-    tiers["hot"].items.clear()
-
-    with tiers["hot"].holding("set"):
-        reading = asyncio.create_task(caller.get(config("t")))
-        await tiers["hot"].waiting("set")
-        writing = asyncio.create_task(caller.put("t", made=checkpoint({"a": 2}, {"a": "2"})))
-        await until(lambda: tiers["hot"].count("set") == 3)
-    assert values(await reading) == {"a": 1}
-    await writing
-
-    assert values(await caller.get(config("t"))) == {"a": 2}
+@pytest.fixture
+def hot():
+    return Hot()
 
 
-async def test_fills_that_arrive_in_the_wrong_order_serve_nobody_the_past(caller, tiers):
-    await caller.put("t", {"a": 1})
-    old = copy.copy(tiers["hot"].items)
-    await caller.put("t", made=checkpoint({"a": 2}, {"a": "2"}))
-    tiers["hot"].items.update(old)
+@pytest.fixture
+def opened(hot, tmp_path):
+    """Savers as processes have them: over the same stores, with memories of their own."""
+    made = []
 
-    assert values(await caller.get(config("t"))) == {"a": 2}
-    assert (await caller.call("stats")).hot_misses == 1
+    def open_one(**options) -> Caller:
+        warm = open_store(f"sqlite:///{tmp_path}/ck.db", blocking=True)
+        made.append(TieredCheckpointSaver(warm, hot, **options))
+        return Caller(made[-1])
 
-
-async def test_a_write_after_the_fill_is_seen(caller, tiers):
-    made = await caller.put("t", {"a": 1})
-    assert (await caller.get(config("t"))).pending_writes == []
-    await caller.write("t", made, ("a", 2))
-
-    assert (await caller.get(config("t"))).pending_writes == [("t", "a", 2)]
+    yield open_one
+    for saver in made:
+        saver.close()
 
 
-async def test_a_write_between_a_readers_questions_makes_no_fill(saver, tiers, monkeypatch):
-    """The reader has seen the thread's row; before it reads the writes, one more is stored."""
-    caller = Caller(saver)
-    made = await caller.put("t", {"a": 1})
-    tiers["hot"].items.clear()
-    warm = saver._tiers.warm
-    read = warm.parts
-
-    async def overtaken(*args):
-        monkeypatch.setattr(warm, "parts", read)
-        await saver.aput_writes(config("t", "", made), [("a", 2)], "t")
-        return await read(*args)
-
-    monkeypatch.setattr(warm, "parts", overtaken)
-    await caller.get(config("t"))
-    assert tiers["hot"].items == {}
-    assert (await caller.get(config("t"))).pending_writes == [("t", "a", 2)]
+def filled(caller: Caller, thread: str) -> None:
+    """Copies are made behind the callers' backs: now."""
+    engine = caller.saver._engine
+    engine.hot.fill([engine.place(thread).thread])
 
 
-async def test_rows_removed_between_a_readers_questions_are_read_again(saver, tiers, monkeypatch):
-    caller = Caller(saver)
-    await caller.put("t", {"a": 1})
-    tiers["hot"].items.clear()
-    warm = saver._tiers.warm
-    read = warm.parts
+async def test_another_process_reads_the_copy(opened, hot):
+    ours, theirs = opened(), opened()
+    checkpoint_id = await ours.put("t", {"messages": [LONG + "1", LONG + "2"]})
+    await ours.write("t", checkpoint_id, ("messages", LONG + "3"))
+    filled(ours, "t")
 
-    async def overtaken(*args):
-        monkeypatch.setattr(warm, "parts", read)
-        await saver.aarchive("t")
-        return await read(*args)
+    found = await theirs.get(named("t"))
 
-    monkeypatch.setattr(warm, "parts", overtaken)
-    assert values(await caller.get(config("t"))) == {"a": 1}
+    assert facts(found) == facts(await ours.get(named("t")))
+    assert (await theirs.call("stats")).hot_hits == 1
 
 
-async def test_a_deleted_thread_leaves_nothing_behind_for_its_successor(caller, tiers):
-    await caller.put("t", {"secret": 1})
-    left = copy.copy(tiers["hot"].items)
-    await caller.call("delete_thread", "t")
-    assert tiers["hot"].items == {}
-    tiers["hot"].items.update(left)
+async def test_the_process_that_wrote_asks_no_hot_store(opened, hot):
+    ours = opened()
+    await ours.put("t", {"a": LONG})
+    for _ in range(5):
+        await ours.get(named("t"))
 
-    assert await caller.get(config("t")) is None
-    await caller.put("t", {"new": 2})
-    tiers["hot"].items.update(left)
-    assert values(await caller.get(config("t"))) == {"new": 2}
+    assert hot.maps.reads == 0
 
 
-async def test_errors_of_the_hot_tier_are_counted_misses(caller, tiers):
-    tiers["hot"].fail("get", "set", "delete")
-    await caller.put("t", {"a": 1})
+async def test_copies_come_by_themselves(opened, hot):
+    ours = opened()
+    await ours.put("t", {"a": LONG})
 
-    assert values(await caller.get(config("t"))) == {"a": 1}
-    await caller.call("delete_thread", "t")
-    assert await caller.get(config("t")) is None
-    stats = await caller.call("stats")
-    assert stats.hot_errors == 1  # then it was left alone
-    assert stats.hot_hits == 0
+    async with asyncio.timeout(30):
+        while not hot.maps.items:  # made by a thread, some tenths of a second later
+            await asyncio.sleep(0.01)
 
 
-async def test_a_hot_tier_that_hangs_costs_one_timeout_and_is_left_alone(tiers):
-    async with TieredCheckpointSaver(**tiers, hot_timeout_s=0.01) as saver:
-        with tiers["hot"].holding("set"), tiers["hot"].holding("get"):
-            caller = Caller(saver)
-            await caller.put("t", {"a": 1})
-            assert values(await caller.get(config("t"))) == {"a": 1}
-        assert len(tiers["hot"].calls) == 1
-        assert (await saver.astats()).hot_errors == 1
+async def test_a_conversation_that_goes_on_sends_only_what_is_new(opened, hot):
+    ours, parent = opened(), None
+    sizes = []
+    for turn in range(6):
+        parent = await ours.put("t", {"messages": [LONG + str(n) for n in range(turn + 1)]}, parent=parent)
+        before = {name for fields in hot.maps.items.values() for name in fields}
+        filled(ours, "t")
+        (fields,) = hot.maps.items.values()
+        sizes.append(len(fields.keys() - before))
+
+    assert sizes[1:] == [1] * 5
+    assert (await opened().get(named("t"))).checkpoint["channel_values"]["messages"][-1] == LONG + "5"
 
 
-async def test_damaged_entries_are_counted_misses(caller, tiers):
-    await caller.put("t", {"a": 1})
-    for damaged in (b"", b"LO\x01\x00msgpack\0\x93", b"LO\x01\x01\x28\xb5", b"foreign"):
-        for key in tiers["hot"].items:
-            tiers["hot"].items[key] = (damaged, None)
-        assert values(await caller.get(config("t"))) == {"a": 1}
-    assert (await caller.call("stats")).hot_errors == 4
+async def test_what_a_head_no_longer_needs_leaves_its_copy(opened, hot):
+    ours = opened()
+    parent = await ours.put("t", {"messages": [LONG + str(n) for n in range(9)]})
+    filled(ours, "t")
+    await ours.put("t", {"messages": [LONG + "8"]}, parent=parent)
+    filled(ours, "t")
+
+    (fields,) = hot.maps.items.values()
+    assert len(fields) == 2
 
 
-async def test_without_a_hot_tier_everything_works(urls):
-    async with TieredCheckpointSaver.from_urls(**{**urls, "hot": None}) as saver:
-        caller = Caller(saver)
-        made = await caller.put("t", {"a": 1})
-        assert (await caller.get(config("t"))).checkpoint["id"] == made
-        assert (await saver.astats()).bytes_by_tier["hot"] == 0
+async def test_a_damaged_copy_is_a_counted_miss(opened, hot):
+    ours, theirs = opened(), opened()
+    await ours.put("t", {"a": LONG})
+    filled(ours, "t")
+    (fields,) = hot.maps.items.values()
+    for name in fields:
+        fields[name] = fields[name][:-3] + b"odd"
+
+    assert (await theirs.get(named("t"))).checkpoint["channel_values"] == {"a": LONG}
+    stats = await theirs.call("stats")
+    assert (stats.hot_hits, stats.hot_errors) == (0, 1)
 
 
-async def test_a_second_process_that_never_saw_the_thread_still_answers_right(urls, tiers):
-    """Its memory of channel values is empty, so its put leaves no entry, and no wrong one."""
-    async with TieredCheckpointSaver(**tiers) as one, TieredCheckpointSaver(**tiers) as two:
-        first = await Caller(one).put("t", {"a": 1})
-        made = checkpoint({"a": 1, "b": 2}, {"a": "1", "b": "2"})
-        await two.aput(config("t", "", first), made, {"step": 1}, {"b": "2"})
-        for saver in (one, two, one):
-            assert values(await saver.aget_tuple(config("t"))) == {"a": 1, "b": 2}
+async def test_a_copy_that_lost_a_part_is_made_whole_again(opened, hot):
+    ours, theirs = opened(), opened()
+    parent = await ours.put("t", {"messages": [LONG, LONG + "2"]})
+    filled(ours, "t")
+    (fields,) = hot.maps.items.values()
+    del fields[max(fields, key=len)]
+    assert (await theirs.get(named("t"))).checkpoint["channel_values"]["messages"] == [LONG, LONG + "2"]
+    filled(theirs, "t")
+
+    third = opened()
+    assert (await third.get(named("t"))).checkpoint["id"] == parent
+    assert (await third.call("stats")).hot_hits == 1
 
 
-def test_remembered_values_are_bounded_and_forgotten_with_the_epoch():
-    recent = Recent(max_bytes=500)
-    places = [Place(str(number), bytes([number]), b"") for number in range(3)]
-    for place in places:
-        recent.keep(place, 1, {b"k": b"x" * 200})
+async def test_a_hot_store_that_fails_is_left_alone_for_a_while(opened, hot):
+    ours = opened()
+    await ours.put("t", {"a": LONG})
+    theirs = opened()
+    hot.maps.fails = True
+    for _ in range(5):
+        theirs.saver._engine.recent.clear()
+        assert (await theirs.get(named("t"))).checkpoint["channel_values"] == {"a": LONG}
 
-    assert recent.complete(places[0], 1, [b"k"], {}) is None
-    assert recent.complete(places[2], 1, [b"k", b"n"], {b"n": None}) == {b"k": b"x" * 200, b"n": None}
-    assert recent.complete(places[2], 2, [b"k"], {}) is None
+    assert (await theirs.call("stats")).hot_errors == 1
+
+
+async def test_a_deleted_thread_leaves_no_copy(opened, hot):
+    ours = opened()
+    await ours.put("t", {"a": LONG})
+    filled(ours, "t")
+    await ours.call("delete_thread", "t")
+
+    assert hot.maps.items == {}
 
 
 STEPS = st.lists(
-    st.one_of(
-        st.tuples(st.just("put"), st.integers(0, 1), st.integers(0, 5)),
-        st.tuples(st.just("write"), st.integers(0, 1), st.integers(0, 5)),
-        st.tuples(st.just("get"), st.integers(0, 1), st.just(0)),
-        st.tuples(st.just("delete"), st.integers(0, 1), st.just(0)),
-        st.tuples(st.just("archive"), st.integers(0, 1), st.just(0)),
-        st.tuples(st.sampled_from(["lose", "snapshot", "bring back", "fail", "heal"]), st.just(0), st.just(0)),
-    ),
+    st.tuples(st.sampled_from(["put", "write", "read", "fill", "save", "back", "lose", "swap"]), st.integers(0, 1)),
     max_size=30,
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(steps=STEPS, seed=st.integers(0, 3))
-async def test_whatever_the_hot_tier_does_answers_are_those_of_the_model(steps, seed):
-    hot = FaultyStore(open_store("memory://"))
-    async with TieredCheckpointSaver(open_store("memory://"), hot, open_store("memory://"), clock=lambda: 0.0) as saver:
-        saver._tiers._hot._clock = iter(range(0, 10_000_000, 10)).__next__  # no pause outlasts a step
-        model, snapshot, heads = InMemorySaver(), {}, {}
-        for number, (step, thread, detail) in enumerate(steps):
-            name = f"t{thread}"
-            if step == "put":
-                made = checkpoint({"a": number, "b": detail}, {"a": str(number), "b": f"b{detail}"})
-                put = (config(name, "", heads.get(name)), made, {"step": number}, made["channel_versions"])
-                await saver.aput(*put)
-                model.put(*put)
-                heads[name] = made["id"]
-            elif step == "write" and name in heads:
-                await saver.aput_writes(config(name, "", heads[name]), [("a", number)], f"task{detail}")
-                model.put_writes(config(name, "", heads[name]), [("a", number)], f"task{detail}")
-            elif step == "delete":
-                await saver.adelete_thread(name)
-                model.delete_thread(name)
-                heads.pop(name, None)
-            elif step == "archive":
-                await saver.aarchive(name)
-            elif step == "lose":
-                hot.items.clear()
-            elif step == "snapshot":
-                snapshot = copy.copy(hot.items)
-            elif step == "bring back":
-                hot.items.update(snapshot)
-            elif step == "fail":
-                hot.fail("get", "set", "delete")
-            elif step == "heal":
-                hot.heal()
-            assert facts(await saver.aget_tuple(config(name))) == facts(model.get_tuple(config(name)))
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(steps=STEPS)
+async def test_no_reader_goes_back_in_time(steps, tmp_path_factory):
+    hot, saved = Hot(), {}
+    folder = tmp_path_factory.mktemp("hot")
+    stores = [open_store(f"sqlite:///{folder}/ck.db", blocking=True) for _ in range(2)]
+    callers = [Caller(TieredCheckpointSaver(store, hot)) for store in stores]
+    head, writes, count = None, [], 0
+    for step, who in steps:
+        caller, count = callers[who], count + 1
+        match step:
+            case "put":
+                head, writes = await caller.put("t", {"n": count, "long": LONG + str(count % 3)}, parent=head), []
+            case "write" if head is not None:
+                await caller.write("t", head, ("n", count), task=f"task{count:03}")
+                writes.append(count)
+            case "read":
+                found = await caller.get(named("t"))
+                assert (found and found.checkpoint["id"]) == head
+                assert [value for _, _, value in (found.pending_writes if found else [])] == writes
+            case "fill":
+                filled(caller, "t")
+            case "save":
+                saved = {key: dict(fields) for key, fields in hot.maps.items.items()}
+            case "back":
+                hot.maps.items = {key: dict(fields) for key, fields in saved.items()}
+            case "lose":
+                hot.maps.items = {}
+            case "swap":
+                caller.saver._engine.recent.clear()
+    for caller in callers:
+        caller.saver.close()
+
+
+async def test_a_copy_that_fails_in_any_way_keeps_no_later_one_from_being_made(tmp_path, monkeypatch):
+    hot = Hot()
+    with TieredCheckpointSaver(open_store(f"sqlite:///{tmp_path}/ck.db", blocking=True), hot) as saver:
+        made, failed = saver._engine.hot.fill, []
+
+        def failing_once(threads):
+            if not failed:
+                failed.append(threads)
+                raise ValueError("a fault of its own")
+            made(threads)
+
+        monkeypatch.setattr(saver._engine.hot, "fill", failing_once)
+        await Caller(saver).put("t", {"n": 1})
+        await until(lambda: failed)
+        await Caller(saver).put("u", {"n": 1})
+        await until(lambda: hot.maps.items)
 
 
 def test_the_rule_is_written_where_it_is_kept():
-    import langchain_llmops.checkpoint.hot as room
-
-    assert len((room.__doc__ or "").splitlines()) <= 15
+    assert "uses a copy only if the stamps are equal" in (hot_tier.__doc__ or "")
