@@ -8,9 +8,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from langchain_llmops.cache.figures import watch_cache
+from langchain_llmops.checkpoint.watching import watch_checkpointer
 from langchain_llmops.ledger.filters import Filter
 from langchain_llmops.ledger.tree import records_of
 from langchain_llmops.parts import build_ledger
+from langchain_llmops.telemetry.conversations import ConversationMetrics
 from langchain_llmops.telemetry.logs import CallLog
 from langchain_llmops.telemetry.prometheus import PrometheusReader
 from langchain_llmops.telemetry.scoreboard import Scoreboard
@@ -51,6 +53,7 @@ class Observers:
         redact: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
     ) -> None:
         self.cache_stats: Callable[[], Mapping[str, Any]] = dict  # of a cache that is not in use, and may come to be
+        self.checkpoint_counts: Callable[[], Mapping[str, float]] = dict  # the same
         self._tenant = settings.tenant
         self._handler = handler
         self.ledger = build_ledger(settings)
@@ -58,7 +61,8 @@ class Observers:
         self.scoreboard = Scoreboard()
         self.tracing = Tracing(settings, handler, bus)
         self._call_log = None if settings.log_calls == "off" else CallLog(settings.log_calls, redact=redact)
-        for reader in (self.ledger, self.metrics, self.scoreboard, self._call_log):
+        conversations = ConversationMetrics(self.metrics.registry)
+        for reader in (self.ledger, self.metrics, conversations, self.scoreboard, self._call_log):
             if reader is not None:
                 bus.subscribe(reader)
         if settings.otel:
@@ -119,6 +123,7 @@ class Observers:
         losses = "Runs and feedback that LangSmith did not take."
         count("llmops_trace_losses", losses, lambda: tracing.losses, label="what")
         watch_cache(watch, lambda: dict(self.cache_stats()))
+        watch_checkpointer(watch, lambda: dict(self.checkpoint_counts()))
         if log is not None:
             count("llmops_log_dropped_lines", "Log lines that were dropped.", lambda: log.failures)
 

@@ -31,6 +31,7 @@ STATE: Final = "LLMOPS_STATE_DIR"
 REDIS: Final = "LLMOPS_REDIS_URL"
 POSTGRES: Final = "LLMOPS_POSTGRES_URL"
 OBJECTS: Final = "LLMOPS_OBJECTS_URL"
+ACK: Final = "LLMOPS_CHECKPOINT_ACK"
 
 
 def build_ledger(settings: Settings) -> Ledger:
@@ -106,19 +107,47 @@ def _semantic(settings: Settings, embeddings: Embeddings | None) -> SemanticLeve
     return SemanticLevel(chosen, mode=mode, max_false_hit_rate=settings.cache_semantic_false_hits)
 
 
-def build_checkpointer(settings: Settings, allowed_types: tuple[type, ...]) -> TieredCheckpointSaver:
-    """Hot in Redis or memory, durable in PostgreSQL or SQLite, closed conversations in objects."""
+def build_checkpointer(
+    settings: Settings, allowed_types: tuple[type | tuple[str, ...], ...], bus: Bus | None = None
+) -> TieredCheckpointSaver:
+    """Hot in Redis or memory, durable in PostgreSQL or SQLite, idle conversations in objects."""
     s = settings
+    _check_choices(s)
     warm, warm_setting = _database(s, "checkpoints.db")
+    days = s.checkpoint_retention_days
     return TieredCheckpointSaver.from_urls(
         hot=s.redis_url.get_secret_value() if s.redis_url else "memory://",
         warm=warm,
         cold=s.objects_url.get_secret_value() if s.objects_url else f"file://{quote(str(_folder(s, 'archive')))}",
         settings=(warm_setting, REDIS, OBJECTS if s.objects_url else STATE),
-        allowed_types=allowed_types,
-        hot_ttl_s=s.hot_ttl_s,
         timeout_s=s.store_timeout_s,
+        allowed_types=allowed_types,
+        tenant=s.tenant,
+        ack=s.checkpoint_ack,
+        replicas=s.checkpoint_replicas,
+        fencing=s.checkpoint_fencing,
+        keys=s.encryption_keys(),
+        user_keys=s.checkpoint_user_keys,
+        hot_s=s.hot_ttl_s,
+        warm_s=s.checkpoint_warm_s,
+        conversation_timeout_s=s.checkpoint_timeout_s,
+        retention_s=None if days is None else days * DAY_S,
+        max_length=s.checkpoint_max_length,
+        on_max_length=s.checkpoint_on_max_length,
+        warn_bytes=s.checkpoint_warn_bytes,
+        bus=bus,
     )
+
+
+def _check_choices(settings: Settings) -> None:
+    """What needs another variable, in the words of variables."""
+    s = settings
+    if s.checkpoint_ack != "durable" and s.redis_url is None:
+        raise ConfigurationError(f"{ACK}={s.checkpoint_ack} keeps checkpoints in Redis: set {REDIS}, or {ACK}=durable")
+    if s.checkpoint_ack != "durable" and s.checkpoint_fencing == "strict":
+        raise ConfigurationError(f"LLMOPS_CHECKPOINT_FENCING=strict needs {ACK}=durable")
+    if s.checkpoint_user_keys and s.checkpoint_keys is None:
+        raise ConfigurationError("LLMOPS_CHECKPOINT_USER_KEYS needs LLMOPS_CHECKPOINT_KEYS: they seal the users' keys")
 
 
 def _database(settings: Settings, file: str, options: str = "") -> tuple[str, str]:

@@ -75,11 +75,11 @@ class Reporting:
         """The same for async callers."""
         await DOOR.cross(self.ledger.aoutcome(session_id, ok, comment=comment))
 
-    def erase_user(self, user_id: str) -> dict[str, int]:
+    def erase_user(self, user_id: str) -> dict[str, Any]:
         """Remove a user of this tenant from the ledger; rows removed by table."""
         return self.ledger.erase_user(user_id, self.settings.tenant)
 
-    async def aerase_user(self, user_id: str) -> dict[str, int]:
+    async def aerase_user(self, user_id: str) -> dict[str, Any]:
         """The same for async callers."""
         return await self.ledger.aerase_user(user_id, self.settings.tenant)
 

@@ -170,17 +170,22 @@ class LLMOps(Caching, Reporting):
             raise ConfigurationError("user_id must be a non-empty string, not None")
         return acting_for(who)
 
-    def erase_user(self, user_id: str) -> dict[str, int]:
-        """Remove a user of this tenant from the ledger, and the cached answers that are theirs; rows by table."""
+    def erase_user(self, user_id: str) -> dict[str, Any]:
+        """Remove a user of this tenant from the cache, the ledger and the conversations, in every tier.
+
+        Rows by table of the ledger, and as `conversations` the receipt of `TieredCheckpointSaver.delete_user`. Raises
+        `ErasureIncomplete` when a tier refuses, after all else is erased; call it again.
+        """
         if self.settings.cache_scope != "shared":
             self.cache.forget_user(user_id)
-        return super().erase_user(user_id)
+        return super().erase_user(user_id) | {"conversations": self.checkpointer.delete_user(user_id)}
 
-    async def aerase_user(self, user_id: str) -> dict[str, int]:
+    async def aerase_user(self, user_id: str) -> dict[str, Any]:
         """The same for async callers."""
         if self.settings.cache_scope != "shared":
             await self.cache.aforget_user(user_id)
-        return await super().aerase_user(user_id)
+        rows = await super().aerase_user(user_id)
+        return rows | {"conversations": await self.checkpointer.adelete_user(user_id)}
 
     @property
     def callbacks(self) -> list[BaseCallbackHandler]:
@@ -190,8 +195,13 @@ class LLMOps(Caching, Reporting):
 
     @cached_property
     def checkpointer(self) -> TieredCheckpointSaver:
-        """Conversations: hot in Redis or memory, durable in PostgreSQL or SQLite, closed ones in objects."""
-        return build_checkpointer(self.settings, self._allowed_types)
+        """Conversations: hot in Redis or memory, durable in PostgreSQL or SQLite, idle ones in objects.
+
+        A LangGraph checkpointer, also for sync and async callers at once; opened on first use, closed with the suite.
+        """
+        checkpointer = build_checkpointer(self.settings, self._allowed_types, self.bus)
+        self._observers.checkpoint_counts = checkpointer.counts
+        return checkpointer
 
     @cached_property
     def models(self) -> ModelFactory:

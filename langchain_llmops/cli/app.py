@@ -55,6 +55,7 @@ def main() -> None:
 
 def _run() -> None:
     from langchain_llmops.cli.cache import cache
+    from langchain_llmops.cli.checkpoints import checkpoints
     from langchain_llmops.cli.cost import cost
     from langchain_llmops.cli.demo import demo
     from langchain_llmops.cli.prices import prices
@@ -69,6 +70,7 @@ def _run() -> None:
     for command in commands:
         app.command()(command)
     app.add_typer(cache, name="cache")
+    app.add_typer(checkpoints, name="checkpoints")
     try:
         code = app(standalone_mode=False)
     except (LLMOpsError, SimulatorError) as error:

@@ -155,7 +155,7 @@ def duration_s(words: str, option: str) -> float:
     """Seconds of `2s`, `500ms`, `1.5m`."""
     length = LENGTH.fullmatch(words.strip())
     if length is None:
-        raise ConfigurationError(f"{option} takes a length like 2s, 500ms or 1m, not {words!r}")
+        raise ConfigurationError(f"{option} takes a length like 500ms, 2s or 7d, not {words!r}")
     return min(float(length[1]) * UNITS[length[2]], LONGEST_S)
 
 

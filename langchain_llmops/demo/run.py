@@ -102,7 +102,7 @@ class Demo:
             extra |= _provider_side(simulator, extra)
         extra["failed_conversations"] = runner.failed
         extra["interrupted"] = runner.stopping
-        extra["archived"] = await runner.archive()
+        extra["lifecycle"] = await runner.lifecycle()
         return await ops.areport(extra=extra)
 
     def _agents(

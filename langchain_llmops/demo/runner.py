@@ -90,11 +90,39 @@ class TrafficRunner:
             totals["mismatches"] += len(wrong)
         return dict(totals)
 
-    async def archive(self) -> int:
-        """Move every fourth conversation to the cold tier, as closed sessions would be; how many were moved."""
+    async def lifecycle(self) -> list[dict[str, Any]]:
+        """Conversations through the tiers, as time would move them, with what each tier holds after every step.
+
+        Every fourth is archived, as if closed long ago; one of them is continued, which needs its newest checkpoints
+        alone, then restored whole and archived again.
+        """
+        saver = self._ops.checkpointer
+        steps = [await self._step("the traffic has ended")]
         closed = [c for c in self._conversations[::ARCHIVE_EVERY] if c.session not in self.failed]
-        moved = [await self._ops.checkpointer.aarchive(c.session) for c in closed]
-        return sum(bool(one) for one in moved)
+        moved = [c for c in closed if await saver.aarchive(c.session)]
+        steps.append(await self._step(f"{len(moved):,} closed ones are archived", archived=len(moved)))
+        if moved:
+            said = await self._continue(moved[0])
+            steps.append(
+                await self._step(f"one of them is continued after {said:,} messages", session=moved[0].session)
+            )
+            await saver.arestore(moved[0].session)
+            steps.append(await self._step("its whole history is restored"))
+            await saver.aarchive(moved[0].session)
+            steps.append(await self._step("it is archived again"))
+        return steps
+
+    async def _continue(self, conversation: Conversation) -> int:
+        """Go on in a stored conversation without asking a model; how many messages it came back with."""
+        messages = await self._stored(conversation)
+        told = self._config(conversation)
+        unheard: RunnableConfig = {"configurable": told["configurable"], "metadata": told["metadata"]}  # it is no turn
+        await self._agent_for(conversation).aupdate_state(unheard, None)
+        return len(messages)
+
+    async def _step(self, name: str, **more: Any) -> dict[str, Any]:
+        stats = await self._ops.checkpointer.astats()
+        return {"step": name, **stats.threads_by_tier, "bytes": dict(stats.bytes_by_tier), **more}
 
     async def _session(self, conversation: Conversation, answered: int, *, goal: int) -> None:
         async with self._slots:

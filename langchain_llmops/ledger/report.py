@@ -73,7 +73,7 @@ class Report:
         )
 
     def _sections(self) -> list[_Section]:
-        shown = (_summary, _routes, _cache, _latency, _errors, _checkpoints, _conversations, _replay)
+        shown = (_summary, _routes, _cache, _latency, _errors, _checkpoints, _lifecycle, _conversations, _replay)
         return [section for section in (show(self.figures) for show in shown) if section.rows]
 
 
@@ -214,6 +214,21 @@ def _checkpoints(f: Mapping[str, Any]) -> _Section:
     rows = [("count", f"{checkpoints['count']:,}")] if checkpoints.get("count") else []
     rows += [(f"bytes {tier}", f"{size:,}") for tier, size in checkpoints.get("bytes", {}).items() if rows]
     return _Section("Checkpoints", ("", ""), rows)
+
+
+def _lifecycle(f: Mapping[str, Any]) -> _Section:
+    """What a demo did with its conversations, step by step; mixed ones are warm with a cold history."""
+    tiers = ("warm", "mixed", "cold")
+    rows = [
+        (
+            step["step"],
+            *(f"{step[tier]:,}" for tier in tiers),
+            *(f"{step['bytes'][tier]:,}" for tier in ("hot", "warm", "cold")),
+        )
+        for step in f.get("lifecycle") or []
+    ]
+    columns = ("", "warm", "with cold history", "cold", "bytes hot", "bytes warm", "bytes cold")
+    return _Section("Conversations by tier", columns, rows)
 
 
 def _conversations(f: Mapping[str, Any]) -> _Section:

@@ -38,6 +38,7 @@ Reading = float | Mapping[str, float]
 """What a watched callable returns: one number, or numbers by the value of a label."""
 
 BATCH: Final = 64
+HIGHEST: Final = ("_share", "_stored")  # of what workers say of the same thing
 PARTS: Final = tuple(
     (part, f"{part}_tokens")
     for part in ("cache_read", "cache_write", "cache_write_1h", "reasoning", "audio_input", "audio_output")
@@ -133,7 +134,7 @@ class PrometheusReader:
 
         `read` must be cheap and must not raise: it is asked at every scrape (in multi-process mode, where a scrape
         reaches only one worker, the others' is of their last event or end, at most a second before it; the workers'
-        are summed there, but of one whose name ends in `_share`, the highest counts).
+        are summed there, but of one whose name ends in `_share` or `_stored`, the highest counts).
         """
         labels = (label,) if label is not None else ()
         if _multiprocess():
@@ -369,7 +370,7 @@ class _Mirror:
         counter: bool,
         registry: CollectorRegistry,
     ) -> None:
-        mode: Literal["livemax", "livesum"] = "livemax" if name.endswith("_share") else "livesum"
+        mode: Literal["livemax", "livesum"] = "livemax" if name.endswith(HIGHEST) else "livesum"
         self._gauge = None if counter else Gauge(name, documentation, labels, registry=registry, multiprocess_mode=mode)
         self._counter = Counter(name, documentation, labels, registry=registry) if counter else None
         self._read = read

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("clean")
         (("cost", "--project", "10000"), "--project takes conversations per time"),
         (("cost", "--project", "0/day"), "--project takes conversations per time"),
         (("cost", "--limit", "0"), "Invalid value for '--limit'"),
-        (("logs", "--slower-than", "slow"), "--slower-than takes a length like 2s"),
+        (("logs", "--slower-than", "slow"), "--slower-than takes a length like 500ms, 2s or 7d"),
         (("cost", "--by", "user", "--all-tags"), "--all-tags goes with --by tag"),
         (("cost", "--models", "gpt-4o"), "--models goes with --project"),
         (("cost", "--per-success", "--models", "gpt-4o"), "--models goes with --project"),
