@@ -273,8 +273,8 @@ async def test_without_a_cold_tier_cold_threads_name_the_fix(urls):
         assert await caller.get(config("t")) is None
 
 
-def test_scratch_threads_are_not_archived_and_the_error_names_their_ack(urls):
-    with TieredCheckpointSaver.from_urls(**urls, ack="cached") as saver:
+def test_scratch_threads_are_not_archived_and_the_error_names_their_ack(urls, clean_redis_url):
+    with TieredCheckpointSaver.from_urls(**urls | {"hot": clean_redis_url}, ack="cached") as saver:
         for archive in (lambda: saver.archive("t"), lambda: saver.archive_idle(0.0)):
             with pytest.raises(CheckpointError, match="ack='cached' archives nothing, choose another ack"):
                 archive()
